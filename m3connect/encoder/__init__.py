@@ -1,0 +1,1 @@
+"""The encoder: one forward pass of an XLM-R model with three heads."""

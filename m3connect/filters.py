@@ -1,0 +1,351 @@
+"""Filter expressions over the metadata of documents.
+
+    from m3connect.filters import field
+    (field("lang") == "de") & field("year").between(1990, 2000)
+
+An expression is a small frozen tree. `matches` gives its meaning, which every store follows: filters are two-valued, a
+comparison with a missing key is false, and `!=` and `not_in` are the exact negations of `==` and `in_`. A bool is no
+number, 1 equals 1.0, and order is for numbers alone.
+
+How databases are made to agree: what they compare differs (does 1 equal true? does a list equal one of its members?),
+so a store keeps two derived fields beside the metadata. `tokens` turns every fact that equality can ask for into one
+string, and `numbers` holds what can be ordered under names that need no quoting. Equality and membership are then a
+plain string match, whatever the key or value contains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeGuard
+
+__all__ = [
+    "And",
+    "Field",
+    "Filter",
+    "HasToken",
+    "Not",
+    "NumberRange",
+    "Or",
+    "TextContains",
+    "Value",
+    "field",
+    "is_exact",
+    "matches",
+    "number_name",
+    "numbers",
+    "split_exact",
+    "tokens",
+]
+
+Value: TypeAlias = str | bool | int | float
+"""What a filter compares with: a string, a bool, an int below 2**53 in size, or a finite float."""
+
+_LARGEST_INT = 2**53
+_LONGEST_TOKEN = 96
+
+
+class Filter:
+    """A condition on metadata; combine with `&`, `|` and `~`."""
+
+    __slots__ = ()
+
+    def __and__(self, other: Filter) -> Filter:
+        return And((self, _require_filter(other)))
+
+    def __or__(self, other: Filter) -> Filter:
+        return Or((self, _require_filter(other)))
+
+    def __invert__(self) -> Filter:
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a filter has no truth value: combine filters with & | ~ instead of and, or, not, a < b < c")
+
+
+@dataclass(frozen=True, slots=True)
+class HasToken(Filter):
+    """True where at least one of these tokens is among the document's `tokens`."""
+
+    any_of: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRange(Filter):
+    """True where the key holds a number on the right side of the bound."""
+
+    key: str
+    op: Literal["<", "<=", ">", ">="]
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextContains(Filter):
+    """True where the key holds a string that contains the text."""
+
+    key: str
+    text: str
+    case: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class And(Filter):
+    """True where every part is."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or(Filter):
+    """True where some part is."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Filter):
+    """True where the part is not."""
+
+    part: Filter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """A metadata key that waits for its comparison; made by `field`."""
+
+    key: str
+
+    def __eq__(self, value: object) -> Filter:  # type: ignore[override]  # builds an expression, like an ORM column
+        return self.in_([value])
+
+    def __ne__(self, value: object) -> Filter:  # type: ignore[override]
+        return ~self.in_([value])
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def in_(self, values: Iterable[Any]) -> Filter:
+        """True where the key holds one of these values; no values match nothing."""
+        return HasToken(tuple(_scalar_token(self.key, _check_value(value)) for value in _check_list(values)))
+
+    def not_in(self, values: Iterable[Any]) -> Filter:
+        """The exact negation of `in_`: a document without the key matches."""
+        return ~self.in_(values)
+
+    def __lt__(self, bound: float) -> Filter:
+        return NumberRange(self.key, "<", _check_number(bound))
+
+    def __le__(self, bound: float) -> Filter:
+        return NumberRange(self.key, "<=", _check_number(bound))
+
+    def __gt__(self, bound: float) -> Filter:
+        return NumberRange(self.key, ">", _check_number(bound))
+
+    def __ge__(self, bound: float) -> Filter:
+        return NumberRange(self.key, ">=", _check_number(bound))
+
+    def between(self, low: float, high: float) -> Filter:
+        """True where the key holds a number from low to high, both included."""
+        return (self >= low) & (self <= high)
+
+    def contains(self, value: Value) -> Filter:
+        """True where the key holds a list with this member."""
+        return self.contains_any([value])
+
+    def contains_any(self, values: Iterable[Any]) -> Filter:
+        """True where the key holds a list with at least one of these members."""
+        return HasToken(tuple(_member_token(self.key, _check_value(value)) for value in _check_list(values)))
+
+    def contains_all(self, values: Iterable[Any]) -> Filter:
+        """True where the key holds a list with all of these members; no values match every list."""
+        members = tuple(self.contains(value) for value in _check_list(values))
+        return And((HasToken((_list_token(self.key),)), *members))
+
+    def text_contains(self, text: str, *, case: bool = True) -> Filter:
+        """True where the key holds a string with this substring; `case=False` ignores upper and lower case."""
+        if not isinstance(text, str):
+            raise ValueError(f"text_contains takes a string, but got {text!r}")
+        return TextContains(self.key, text, case)
+
+    def is_empty(self) -> Filter:
+        """True where the key is missing, or holds None or an empty list."""
+        return ~HasToken((_presence_token(self.key),))
+
+
+def field(key: str) -> Field:
+    """Name a metadata key to compare.
+
+    Raises:
+        ValueError: the key is no string, is empty, or holds a double quote or a control character.
+
+    Example:
+        >>> matches(field("year") >= 1990, {"year": 1995})
+        True
+        >>> matches(field("lang") != "de", {})
+        True
+    """
+    if not isinstance(key, str) or not key or '"' in key or any(ord(char) < 32 or ord(char) == 127 for char in key):
+        raise ValueError(f"a key is a non-empty string without double quotes and control characters, not {key!r}")
+    return Field(key)
+
+
+def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
+    """Say whether a document with this metadata passes."""
+    match condition:
+        case HasToken(any_of):
+            return not set(any_of).isdisjoint(tokens(metadata))
+        case NumberRange(key, op, bound):
+            value = metadata.get(key)
+            return _is_number(value) and _ordered(value, op, bound)
+        case TextContains(key, text, case):
+            value = metadata.get(key)
+            return isinstance(value, str) and (text in value if case else text.casefold() in value.casefold())
+        case And(parts):
+            return all(matches(part, metadata) for part in parts)
+        case Or(parts):
+            return any(matches(part, metadata) for part in parts)
+        case Not(part):
+            return not matches(part, metadata)
+    raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
+
+
+def tokens(metadata: Mapping[str, Any]) -> list[str]:
+    """List every fact about metadata that equality, membership and emptiness can ask for, as strings.
+
+    Returns:
+        Sorted unique ASCII strings of at most 96 characters, longer ones replaced by a hash.
+
+    Example:
+        >>> tokens({"lang": "de", "tags": ["a"], "none": None})
+        ['="lang":"de"', '?"lang"', '?"tags"', '["tags"', '~"tags":"a"']
+    """
+    found: set[str] = set()
+    for key, value in metadata.items():
+        if isinstance(value, list | tuple):
+            found.add(_list_token(key))
+            found.update(_member_token(key, member) for member in value if _is_value(member))
+        elif _is_value(value):
+            found.add(_scalar_token(key, value))
+        if value is not None and value != [] and value != ():
+            found.add(_presence_token(key))
+    return sorted(found)
+
+
+def numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """Return what can be ordered, under names that need no quoting in any filter language (`number_name`)."""
+    return {number_name(key): float(value) for key, value in metadata.items() if _is_number(value)}
+
+
+def number_name(key: str) -> str:
+    """Return the name under which `numbers` keeps the value of a key.
+
+    Example:
+        >>> number_name("year")
+        'n_year'
+        >>> number_name("a.b")[:2]
+        'x_'
+    """
+    if re.fullmatch(r"[A-Za-z0-9_]{1,48}", key):
+        return f"n_{key}"
+    return "x_" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def is_exact(condition: Filter) -> bool:
+    """Say whether tokens and numbers decide the condition; substrings need the metadata itself."""
+    match condition:
+        case And(parts) | Or(parts):
+            return all(is_exact(part) for part in parts)
+        case Not(part):
+            return is_exact(part)
+    return not isinstance(condition, TextContains)
+
+
+def split_exact(condition: Filter) -> tuple[Filter | None, Filter | None]:
+    """Split a condition into what a database decides and what is left to read one by one.
+
+    Returns:
+        Two filters whose conjunction is the condition; None where a side has nothing to say.
+    """
+    if is_exact(condition):
+        return condition, None
+    if not isinstance(condition, And):
+        return None, condition
+    halves = [split_exact(part) for part in condition.parts]
+    exact = tuple(half for half, _ in halves if half is not None)
+    rest = tuple(half for _, half in halves if half is not None)
+    return (And(exact) if exact else None), And(rest)
+
+
+def _scalar_token(key: str, value: Value) -> str:
+    return _token("=", f"{json.dumps(key)}:{_literal(value)}")
+
+
+def _member_token(key: str, value: Value) -> str:
+    return _token("~", f"{json.dumps(key)}:{_literal(value)}")
+
+
+def _list_token(key: str) -> str:
+    return _token("[", json.dumps(key))
+
+
+def _presence_token(key: str) -> str:
+    return _token("?", json.dumps(key))
+
+
+def _token(kind: str, fact: str) -> str:
+    if len(fact) >= _LONGEST_TOKEN:
+        return f"{kind}#{hashlib.sha256(fact.encode()).hexdigest()}"
+    return kind + fact
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _is_value(value)
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < _LARGEST_INT
+    return isinstance(value, str | bool)
+
+
+def _ordered(value: float, op: str, bound: float) -> bool:
+    return {"<": value < bound, "<=": value <= bound, ">": value > bound, ">=": value >= bound}[op]
+
+
+def _check_value(value: Any) -> Value:  # noqa: ANN401  # whatever the caller wrote
+    if not _is_value(value):
+        raise ValueError(
+            f"a filter compares with a string, a bool, an int below 2**53 or a finite float, not {value!r}; "
+            "for missing values there is is_empty()"
+        )
+    checked: Value = value
+    return checked
+
+
+def _check_number(bound: object) -> float:
+    if not _is_number(bound):
+        raise ValueError(f"order is for numbers alone: expected an int below 2**53 or a finite float, got {bound!r}")
+    return bound
+
+
+def _check_list(values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ValueError(f"expected a list of values, but got {values!r}")
+    return list(values)
+
+
+def _require_filter(other: object) -> Filter:
+    if not isinstance(other, Filter):
+        raise ValueError(f"expected a filter built with field(...), but got {other!r}")
+    return other

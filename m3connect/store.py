@@ -1,0 +1,297 @@
+"""What a store is: documents that go in, hits that come out, and the checks that stand before every database."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from m3connect.embeddings import M3Embeddings
+from m3connect.errors import CollectionMismatchError
+from m3connect.filters import Filter
+from m3connect.fusion import RRF, Fusion
+
+__all__ = [
+    "Document",
+    "Encoder",
+    "Hit",
+    "HybridStore",
+    "check_batch",
+    "check_delete",
+    "check_fingerprint",
+    "check_queries",
+    "document_problem",
+    "find_problems",
+    "raise_problems",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with its name and what is known about it."""
+
+    id: str
+    """Any non-empty string; storing a document under an id that is taken replaces the old one."""
+
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What JSON can hold; filters see strings, bools, numbers, and lists of these at the top level."""
+
+    parent_id: str | None = None
+    """The document that this one is a part of."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of text, metadata and parent that tells whether a stored document is still the same."""
+        content = json.dumps([self.text, dict(self.metadata), self.parent_id], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document found, with its score."""
+
+    document: Document
+    score: float
+    """What the hits are ordered by: the fused score, or the score of the one leg that was searched."""
+
+    scores: Mapping[str, float] | None = None
+    """Raw scores by leg (dense, sparse, multi_vector), where they were asked for."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What turns texts into embeddings; `M3Encoder` is one."""
+
+    @property
+    def dim(self) -> int:
+        """The dimension of dense and token vectors."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Model, revision and settings that change vectors; equal fingerprints mean comparable numbers."""
+        ...
+
+    def encode(
+        self, texts: Sequence[str], *, multi_vector: bool = False, max_length: int | None = None
+    ) -> M3Embeddings:
+        """Encode texts, row i being text i."""
+        ...
+
+
+@runtime_checkable
+class HybridStore(Protocol):
+    """A collection of documents with their embeddings; every store of this package is one."""
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the collection's dense vectors."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the encoder that filled the collection; None until one has."""
+        ...
+
+    @property
+    def multi_vector(self) -> bool:
+        """Whether token vectors are stored."""
+        ...
+
+    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+        """Store documents, replacing those whose id is taken; of several with one id the last stays.
+
+        Raises:
+            ValueError: something is wrong with a document or its row; nothing was written.
+            CollectionMismatchError: the embeddings come from another encoder than the collection's.
+        """
+        ...
+
+    def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
+        """Say what `upsert` would refuse: reasons by position, empty where all is well."""
+        ...
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """Return documents in the order asked, absent ones left out."""
+        ...
+
+    def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings:
+        """Return stored embeddings, row i being id i.
+
+        Raises:
+            DocumentNotFoundError: an id is not in the store.
+        """
+        ...
+
+    def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return `Document.fingerprint` of each stored id, absent ones left out."""
+        ...
+
+    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
+        """Delete by ids or by filter, exactly one of them; absent ids are passed over."""
+        ...
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Count documents, exactly."""
+        ...
+
+    def scroll(self, filter: Filter | None = None) -> Iterator[Document]:
+        """Walk through all documents, each once, in an order that stays the same while nothing is written."""
+        ...
+
+    def search(
+        self,
+        queries: M3Embeddings,
+        *,
+        top_k: int = 10,
+        filter: Filter | None = None,
+        fusion: Fusion = RRF(),  # noqa: B008  # frozen, and the signature should say what happens
+        candidates: int | None = None,
+        with_scores: bool = False,
+    ) -> list[list[Hit]]:
+        """Find the best documents for each query.
+
+        Args:
+            queries: one row a query.
+            top_k: the most hits a query gets.
+            filter: only documents that pass are searched, in every leg.
+            fusion: how legs become one list.
+            candidates: how many each leg brings before fusion; None means `max(100, 4 * top_k)`.
+            with_scores: fill `Hit.scores` with the exact score of every leg that query and store both have.
+
+        Returns:
+            One list a query, best first.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Make what was written fast to search, where a backend needs to be told; never needed to see it."""
+        ...
+
+
+def find_problems(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> dict[int, str]:
+    """Say what is wrong with documents and their rows, before any database sees them.
+
+    Args:
+        documents: n documents.
+        embeddings: n rows.
+        dim: the collection's dimension.
+
+    Returns:
+        Reasons by position; empty where all is well.
+
+    Raises:
+        ValueError: the counts or the dimension differ, which no single document is to blame for.
+    """
+    check_batch(documents, embeddings, dim=dim)
+    reasons = {i: reason for i, document in enumerate(documents) if (reason := document_problem(document))}
+    bad_sparse = {int(i) for i in embeddings.sparse.row_of[~np.isfinite(embeddings.sparse.values)]}
+    for i in range(len(embeddings)):
+        if not np.isfinite(embeddings.dense[i]).all():
+            reasons.setdefault(i, "its dense vector has a value that is not finite")
+        elif i in bad_sparse:
+            reasons.setdefault(i, "its sparse row has a weight that is not finite")
+        elif embeddings.multi_vector is not None and not np.isfinite(embeddings.multi_vector[i]).all():
+            reasons.setdefault(i, "its token vectors have a value that is not finite")
+    return reasons
+
+
+def check_batch(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> None:
+    """Refuse a batch whose documents and rows do not fit together, or do not fit the collection."""
+    if len(documents) != len(embeddings):
+        raise ValueError(f"{len(documents)} documents came with {len(embeddings)} rows of embeddings: give one each")
+    _check_dim(embeddings, dim)
+
+
+def check_queries(queries: M3Embeddings, *, dim: int, top_k: int, candidates: int | None) -> None:
+    """Refuse a search that no store can answer."""
+    _check_dim(queries, dim)
+    if not (np.isfinite(queries.dense).all() and np.isfinite(queries.sparse.values).all()):
+        raise ValueError("a query has a value that is not finite")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, but is {top_k}")
+    if candidates is not None and candidates < 1:
+        raise ValueError(f"candidates must be at least 1, but is {candidates}")
+
+
+def check_fingerprint(stored: str | None, given: str | None, *, name: str) -> None:
+    """Refuse embeddings of another encoder than the collection's; None on either side passes."""
+    if stored is not None and given is not None and stored != given:
+        raise CollectionMismatchError(
+            f"collection {name!r} was filled by {stored}, but these embeddings come from {given}: their numbers cannot "
+            "be compared. Use the encoder that filled it, or another collection"
+        )
+
+
+def raise_problems(problems: Mapping[int, str], documents: Sequence[Document]) -> None:
+    """Turn the result of `problems` into one error, where there is something to say."""
+    if not problems:
+        return
+    position, reason = next(iter(sorted(problems.items())))
+    more = f" ({len(problems) - 1} more documents have problems)" if len(problems) > 1 else ""
+    name = getattr(documents[position], "id", None)
+    raise ValueError(f"document {position} (id {name!r}): {reason}{more}; nothing was written")
+
+
+def check_delete(ids: Iterable[str] | None, filter: Filter | None) -> None:
+    """Refuse a delete that names nothing, or both ids and a filter."""
+    if (ids is None) == (filter is None):
+        raise ValueError("delete takes either ids= or filter=, exactly one of them")
+    if isinstance(ids, str):
+        raise ValueError(f"delete takes a list of ids, but got the string {ids!r}")
+
+
+def _check_dim(embeddings: M3Embeddings, dim: int) -> None:
+    if len(embeddings) and embeddings.dim != dim:
+        raise ValueError(f"the collection has dimension {dim}, but the embeddings have {embeddings.dim}")
+
+
+def document_problem(document: Document) -> str | None:
+    """Say what is wrong with a document before it is encoded, or None."""
+    if not isinstance(document, Document):
+        return f"expected a Document, but got {type(document).__name__}"
+    if not isinstance(document.id, str) or not document.id:
+        return f"its id must be a non-empty string, but is {document.id!r}"
+    if not isinstance(document.text, str):
+        return f"its text must be a string, but is {type(document.text).__name__}"
+    if document.parent_id is not None and not isinstance(document.parent_id, str):
+        return f"its parent_id must be a string or None, but is {document.parent_id!r}"
+    for part in (document.id, document.text, document.parent_id or ""):
+        if not _encodes(part):
+            return "it holds half of a surrogate pair, which no database stores: clean the text first"
+    return _metadata_problem(document.metadata)
+
+
+def _metadata_problem(value: object, path: str = "metadata") -> str | None:
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**63 else f"{path} holds {value}, which does not fit 64 bits"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path} holds {value}, which JSON cannot"
+    if isinstance(value, str):
+        return None if _encodes(value) else f"{path} holds half of a surrogate pair"
+    if isinstance(value, list | tuple):
+        parts = ((f"{path}[{i}]", member) for i, member in enumerate(value))
+    elif isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str) or not _encodes(key)), None)
+        if wrong is not None:
+            return f"{path} has the key {wrong!r}: keys must be strings"
+        parts = ((f"{path}[{key!r}]", member) for key, member in value.items())
+    else:
+        return f"{path} holds a {type(value).__name__}, which JSON cannot: convert it to a string or a number"
+    return next((reason for name, member in parts if (reason := _metadata_problem(member, name))), None)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
