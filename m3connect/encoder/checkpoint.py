@@ -1,0 +1,166 @@
+"""From a name to a folder, and from a folder to the tensors of an M3 model.
+
+Two layouts are read: the one published as BAAI/bge-m3, and the one that a FlagEmbedding fine-tune saves. Both hold the
+XLM-R weights (`model.safetensors` or `pytorch_model.bin`) and the heads `sparse_linear.pt` and `colbert_linear.pt`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from m3connect.errors import CheckpointError
+
+__all__ = ["BUNDLED", "ModelConfig", "Tensors", "find_folder", "read_config", "read_heads", "read_weights"]
+
+Tensors: TypeAlias = dict[str, Tensor]
+
+BUNDLED = "m3-mini"
+"""The name of the demonstration model that comes with the package."""
+
+_SMALL_FILES = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "sentencepiece.bpe.model",
+    "colbert_linear.pt",
+    "sparse_linear.pt",
+]
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of an XLM-R encoder, from its `config.json`."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    pad_token_id: int
+    layer_norm_eps: float
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens a text can have, `<s>` and `</s>` included; positions start after the padding id."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+
+def find_folder(name: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """Find a model's folder, and download what is missing when the name is one of the hub.
+
+    Args:
+        name: a folder, `"m3-mini"`, or a name on the hub such as `BAAI/bge-m3`.
+        revision: a branch, tag or commit of the hub.
+        local_files_only: use the hub's local cache and nothing else.
+
+    Returns:
+        A folder with the needed files; a hub's folder has just these, without its ONNX export.
+
+    Raises:
+        CheckpointError: there is no such folder, or the hub's model lacks its weights.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name) == BUNDLED:
+        return Path(str(files("m3connect") / "assets" / BUNDLED))
+    if isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(
+            f"there is no folder {str(name)!r}: give a model's folder, {BUNDLED!r}, or a hub name such as 'BAAI/bge-m3'"
+        )
+    return _download(str(name), revision, local_files_only)
+
+
+def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    folder = Path(
+        snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=_SMALL_FILES)
+    )
+    for weights in _WEIGHTS:
+        try:
+            hf_hub_download(name, weights, revision=folder.name, local_files_only=local_files_only)
+        except EntryNotFoundError:
+            continue
+        return folder
+    raise CheckpointError(f"{name} has neither {' nor '.join(_WEIGHTS)}, or the local cache lacks it")
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the model's shape.
+
+    Raises:
+        CheckpointError: the file is missing, or describes a model that this package does not compute.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json: it is not a model's folder")
+    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    expected = {"model_type": "xlm-roberta", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}, but M3 models have {value!r}")
+    missing = [key for key in ModelConfig.__dataclass_fields__ if key not in config]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+    return ModelConfig(**{key: config[key] for key in ModelConfig.__dataclass_fields__})
+
+
+def read_weights(folder: Path) -> Tensors:
+    """Read the XLM-R weights, names as in transformers' `XLMRobertaModel`; safetensors are preferred.
+
+    Raises:
+        CheckpointError: there are no weights.
+    """
+    for name in _WEIGHTS:
+        path = folder / name
+        if path.is_file():
+            tensors = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
+            return {key.removeprefix("roberta."): value for key, value in tensors.items()}
+    raise CheckpointError(f"{folder} has neither {' nor '.join(_WEIGHTS)}")
+
+
+def read_heads(folder: Path, hidden_size: int) -> dict[str, Tensors]:
+    """Read both heads.
+
+    Returns:
+        `sparse_linear` with weight [1, d] and bias [1], `colbert_linear` with weight [d, d] and bias [d].
+
+    Raises:
+        CheckpointError: a head is missing or has another shape; a random one would give meaningless scores.
+    """
+    return {
+        name: _read_head(folder / f"{name}.pt", rows, hidden_size)
+        for name, rows in (("sparse_linear", 1), ("colbert_linear", hidden_size))
+    }
+
+
+def _read_head(path: Path, rows: int, hidden_size: int) -> Tensors:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}: a dense-only model has no such head; use one trained with all three"
+        )
+    head = _load_pickled(path)
+    expected = {"weight": (rows, hidden_size), "bias": (rows,)}
+    found = {key: tuple(value.shape) for key, value in head.items()}
+    if found != expected:
+        raise CheckpointError(f"{path}: expected tensors {expected}, but found {found}")
+    return head
+
+
+def _load_pickled(path: Path) -> Tensors:
+    tensors: Tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return tensors

@@ -1,0 +1,214 @@
+"""`M3Encoder`: texts in, three views out, one forward pass a text."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
+from m3connect.encoder.checkpoint import find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.model import M3Model, Pack, load_model
+from m3connect.encoder.tokenizer import M3Tokenizer
+
+__all__ = ["M3Encoder"]
+
+logger = logging.getLogger(__name__)
+
+_TOKENS_PER_PACK = 2048
+"""Enough to keep a processor's matrix units busy, and small enough for its memory."""
+
+
+class M3Encoder:
+    """An M3 model that encodes texts on this machine's processor, in float32; safe to use from several threads.
+
+    Made by `from_pretrained`.
+
+    Example:
+        >>> encoder = M3Encoder.from_pretrained("m3-mini")
+        >>> batch = encoder.encode(["Bees make honey.", "蜜蜂酿蜜。"], multi_vector=True)
+        >>> batch.dense.shape == (2, encoder.dim), len(batch.sparse), len(batch.multi_vector)
+        (True, 2, 2)
+    """
+
+    def __init__(self, model: M3Model, tokenizer: M3Tokenizer, *, max_length: int, name: str, fingerprint: str) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+        """The most tokens of a text that are read, `<s>` and `</s>` included."""
+        self.name = name
+        """What `from_pretrained` was asked for."""
+        self.fingerprint: str | None = fingerprint
+        """Made from the weights and the tokenizer, so that a copy of the model has the same one, wherever it lies."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, local_files_only: bool = False
+    ) -> M3Encoder:
+        """Load a model.
+
+        Args:
+            name: a folder in the layout of BAAI/bge-m3 or of a FlagEmbedding fine-tune, `"m3-mini"` (bundled, for
+                demonstrations), or a name on the hub. Only a hub's name can cause a download.
+            revision: a branch, tag or commit of the hub.
+            local_files_only: stay offline; use what an earlier download left.
+
+        Raises:
+            CheckpointError: a file, a head or a tensor is missing or has the wrong shape.
+        """
+        folder = find_folder(name, revision=revision, local_files_only=local_files_only)
+        config = read_config(folder)
+        model = load_model(config, read_weights(folder), read_heads(folder, config.hidden_size))
+        tokenizer = M3Tokenizer(folder)
+        return cls(
+            model,
+            tokenizer,
+            max_length=config.max_length,
+            name=str(name),
+            fingerprint=_fingerprint(model, tokenizer),
+        )
+
+    @property
+    def dim(self) -> int:
+        """The dimension of dense and token vectors."""
+        return self._model.word_embeddings.embedding_dim
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        multi_vector: bool = False,
+        max_length: int | None = None,
+        progress: bool = False,
+    ) -> M3Embeddings:
+        """Encode texts, row i being text i; a text that comes several times is computed once.
+
+        Args:
+            texts: any strings; an empty one gets a dense vector, an empty sparse row and one token vector (`</s>`).
+            multi_vector: return token vectors too: t - 1 rows for a text of t tokens, `<s>` being left out.
+            max_length: read at most this many tokens of a text, 2 to `self.max_length`; None means all it can.
+            progress: show a progress bar.
+
+        Returns:
+            Dense, sparse and, where asked for, multi-vector views. `truncated` counts the tokens that were cut away.
+
+        Raises:
+            ValueError: `texts` is one string, or holds something else than strings.
+        """
+        limit = self._check_length(max_length)
+        _check_texts(texts)
+        places: dict[str, int] = {}
+        rows = [places.setdefault(text, len(places)) for text in texts]
+        tokenized = self._tokenizer.tokenize(list(places), limit)
+        _report_truncation(tokenized.truncated, limit)
+        order = sorted(range(len(places)), key=lambda i: -len(tokenized.token_ids[i]))
+        ids = [tokenized.token_ids[i] for i in order]
+        parts = []
+        with tqdm(total=len(ids), unit="text", disable=not progress) as bar:
+            for pack in _packs(ids):
+                parts.append(self._encode_pack(pack, multi_vector))
+                bar.update(len(pack))
+        if not parts:
+            return self._nothing(multi_vector)
+        longest_first = M3Embeddings.concatenate(parts)
+        back = np.argsort(np.array(order))
+        batch = longest_first.take(back[rows])
+        return M3Embeddings(batch.dense, batch.sparse, batch.multi_vector, tokenized.truncated[rows], self.fingerprint)
+
+    def decode(self, token_ids: Iterable[int]) -> list[str]:
+        """Return the readable piece of each token id, for instance of a sparse row.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        return self._tokenizer.pieces(token_ids)
+
+    def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
+        pack = Pack(torch.from_numpy(np.concatenate(ids)), tuple(map(len, ids)))
+        with torch.inference_mode():
+            hidden = self._model(pack)
+            dense = self._model.dense(hidden, pack).numpy()
+            weights = self._model.token_weights(hidden).numpy()
+            vectors = self._model.token_vectors(hidden).numpy() if multi_vector else None
+        return M3Embeddings(
+            dense=dense,
+            sparse=_sparse_rows(pack, weights, self._tokenizer.unweighted),
+            multi_vector=None if vectors is None else _split(vectors, pack),
+        )
+
+    def _nothing(self, multi_vector: bool) -> M3Embeddings:
+        dense = np.zeros((0, self.dim), np.float32)
+        return M3Embeddings(dense, SparseRows.empty(0), () if multi_vector else None, fingerprint=self.fingerprint)
+
+    def _check_length(self, max_length: int | None) -> int:
+        if max_length is None:
+            return self.max_length
+        if not 2 <= max_length <= self.max_length:
+            raise ValueError(f"max_length must be from 2 to {self.max_length}, but is {max_length}")
+        return max_length
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise ValueError("encode takes a list of strings, but got one string: wrap it in a list")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {i} must be a string, but is {type(text).__name__}")
+
+
+def _report_truncation(truncated: IntArray, limit: int) -> None:
+    cut = int((truncated > 0).sum())
+    if cut:
+        logger.warning("%d texts are longer than %d tokens: %d tokens were cut away", cut, limit, int(truncated.sum()))
+
+
+def _packs(token_ids: Sequence[IntArray]) -> Iterator[Sequence[IntArray]]:
+    """Split texts, longest first, into packs within the token budget; a longer text has a pack of its own."""
+    start = total = 0
+    for i, ids in enumerate(token_ids):
+        if i > start and total + len(ids) > _TOKENS_PER_PACK:
+            yield token_ids[start:i]
+            start, total = i, 0
+        total += len(ids)
+    if start < len(token_ids):
+        yield token_ids[start:]
+
+
+def _sparse_rows(pack: Pack, weights: FloatArray, unweighted: IntArray) -> SparseRows:
+    """Keep the largest weight of each token id in each text, special tokens left out."""
+    token_ids = pack.token_ids.numpy()
+    rows = np.repeat(np.arange(len(pack.lengths)), pack.lengths)
+    kept = (weights > 0) & ~np.isin(token_ids, unweighted)
+    token_ids, rows, weights = token_ids[kept], rows[kept], weights[kept]
+    keys = rows * (int(token_ids.max(initial=0)) + 1) + token_ids
+    order = np.argsort(keys)
+    keys = keys[order]
+    firsts = np.flatnonzero(np.diff(keys, prepend=-1))
+    first_places = order[firsts]
+    return SparseRows(
+        indptr=np.searchsorted(rows[first_places], np.arange(len(pack.lengths) + 1)),
+        indices=token_ids[first_places],
+        values=np.maximum.reduceat(weights[order], firsts) if len(firsts) else weights,
+    )
+
+
+def _split(vectors: FloatArray, pack: Pack) -> tuple[FloatArray, ...]:
+    """Cut token vectors into one array a text, without `<s>`; copies, so that no row keeps the whole pack alive."""
+    starts = pack.starts.tolist()
+    return tuple(vectors[start + 1 : start + length].copy() for start, length in zip(starts, pack.lengths, strict=True))
+
+
+def _fingerprint(model: M3Model, tokenizer: M3Tokenizer) -> str:
+    """Hash the tokenizer and 1,024 values of every tensor: enough to tell fine-tunes apart, and quick on 2 GB."""
+    digest = hashlib.sha256(tokenizer.definition.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.reshape(-1)
+        sample = flat[:: max(1, len(flat) // 1024)]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.contiguous().numpy().tobytes())
+    return f"m3-{len(model.layers)}x{model.word_embeddings.embedding_dim}-{digest.hexdigest()[:16]}"

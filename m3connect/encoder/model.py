@@ -1,0 +1,177 @@
+"""The forward pass of an M3 model over packed texts.
+
+Texts of a pack lie one after the other, without padding, so every matrix product works on real tokens only. Attention
+alone needs to know where a text ends: it runs once for each run of texts with equal lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m3connect.encoder.checkpoint import ModelConfig, Tensors
+from m3connect.errors import CheckpointError
+
+__all__ = ["M3Model", "Pack", "load_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Texts laid one after the other, those of equal length side by side."""
+
+    token_ids: Tensor
+    """[T] the tokens of all texts."""
+
+    lengths: tuple[int, ...]
+    """How many tokens each text has."""
+
+    @property
+    def starts(self) -> Tensor:
+        """[n] where each text begins."""
+        lengths = torch.tensor(self.lengths)
+        return torch.cumsum(lengths, 0) - lengths
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Texts of equal length: how many, and how long."""
+        return [(len(list(group)), length) for length, group in groupby(self.lengths)]
+
+
+class M3Model(nn.Module):
+    """An XLM-R encoder with the sparse and the multi-vector head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.pad_token_id = config.pad_token_id
+        self.word_embeddings = nn.Embedding(config.vocab_size, d)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, d)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
+        self.embedding_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.sparse_linear = nn.Linear(d, 1)
+        self.colbert_linear = nn.Linear(d, d)
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Return the last hidden states [T, d]."""
+        hidden: Tensor = self.word_embeddings(pack.token_ids)
+        hidden = hidden + self.position_embeddings(self._positions(pack)) + self.token_type_embeddings.weight[0]
+        hidden = self.embedding_norm(hidden)
+        runs = pack.runs
+        for layer in self.layers:
+            hidden = layer(hidden, runs)
+        return hidden
+
+    def dense(self, hidden: Tensor, pack: Pack) -> Tensor:
+        """Return [n, d] unit vectors: the state of each text's `<s>`."""
+        return F.normalize(hidden[pack.starts], dim=-1)
+
+    def token_weights(self, hidden: Tensor) -> Tensor:
+        """Return [T] weights of at least 0, one a token."""
+        return torch.relu(self.sparse_linear(hidden)).squeeze(-1)
+
+    def token_vectors(self, hidden: Tensor) -> Tensor:
+        """Return [T, d] unit vectors, one a token; that of `<s>` belongs to no text's multi-vector."""
+        return F.normalize(self.colbert_linear(hidden), dim=-1)
+
+    def _positions(self, pack: Pack) -> Tensor:
+        """Count the tokens of each text from the padding id on; a literal `<pad>` in a text does not count."""
+        real = (pack.token_ids != self.pad_token_id).long()
+        counted = torch.cumsum(real, 0)
+        before = counted[pack.starts] - real[pack.starts]
+        ranks = counted - torch.repeat_interleave(before, torch.tensor(pack.lengths))
+        return ranks * real + self.pad_token_id
+
+
+class Layer(nn.Module):
+    """One transformer layer: attention within each text, then a feed-forward network."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.qkv = nn.Linear(d, 3 * d)
+        self.attention_output = nn.Linear(d, d)
+        self.attention_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(d, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, d)
+        self.output_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+        """Transform [T, d] hidden states."""
+        attended = self.attention_output(self._attend(self.qkv(hidden), runs))
+        hidden = self.attention_norm(attended + hidden)
+        transformed = self.output(F.gelu(self.intermediate(hidden)))
+        result: Tensor = self.output_norm(transformed + hidden)
+        return result
+
+    def _attend(self, qkv: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+        parts = torch.split(qkv, [count * length for count, length in runs])
+        return torch.cat([self._attend_run(part, *run) for part, run in zip(parts, runs, strict=True)])
+
+    def _attend_run(self, qkv: Tensor, count: int, length: int) -> Tensor:
+        heads = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        return attended.transpose(1, 2).reshape(count * length, -1)
+
+
+def load_model(config: ModelConfig, weights: Tensors, heads: dict[str, Tensors]) -> M3Model:
+    """Put a checkpoint's tensors into a model, in float32; `weights` is emptied on the way to save memory.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+    """
+    with torch.device("meta"):
+        model = M3Model(config)
+    state = _take_layers(config, weights)
+    for ours, theirs in _EMBEDDINGS.items():
+        state[ours] = _take(weights, f"embeddings.{theirs}")
+    for name, head in heads.items():
+        state |= {f"{name}.{key}": value.float() for key, value in head.items()}
+    for key, tensor in model.state_dict().items():
+        if state[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{key} has shape {tuple(state[key].shape)}, but config.json says {tuple(tensor.shape)}"
+            )
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+_EMBEDDINGS = {
+    "word_embeddings.weight": "word_embeddings.weight",
+    "position_embeddings.weight": "position_embeddings.weight",
+    "token_type_embeddings.weight": "token_type_embeddings.weight",
+    "embedding_norm.weight": "LayerNorm.weight",
+    "embedding_norm.bias": "LayerNorm.bias",
+}
+
+_LAYER_MODULES = {
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+
+
+def _take_layers(config: ModelConfig, weights: Tensors) -> Tensors:
+    state: Tensors = {}
+    for i in range(config.num_hidden_layers):
+        theirs, ours = f"encoder.layer.{i}", f"layers.{i}"
+        for kind in ("weight", "bias"):
+            fused = [_take(weights, f"{theirs}.attention.self.{part}.{kind}") for part in ("query", "key", "value")]
+            state[f"{ours}.qkv.{kind}"] = torch.cat(fused)
+            for our_module, their_module in _LAYER_MODULES.items():
+                state[f"{ours}.{our_module}.{kind}"] = _take(weights, f"{theirs}.{their_module}.{kind}")
+    return state
+
+
+def _take(weights: Tensors, name: str) -> Tensor:
+    if name not in weights:
+        raise CheckpointError(f"the weights lack {name}: they are not those of an XLM-R encoder of this size")
+    return weights.pop(name).float()
