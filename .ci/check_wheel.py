@@ -1,0 +1,36 @@
+"""Try the installed wheel in an environment without any extra: what a user gets from `pip install m3connect`."""
+
+import importlib
+import subprocess
+import sys
+
+
+def main() -> None:
+    """Import, encode, store and search; adapters must name their extra."""
+    import m3connect
+
+    heavy = {"torch", "transformers", "tokenizers", "rich", "typer", "tqdm"} & set(sys.modules)
+    assert not heavy, f"import m3connect loaded {heavy}"
+
+    encoder = m3connect.M3Encoder.from_pretrained("m3-mini")
+    store = m3connect.MemoryStore(dim=encoder.dim)
+    texts = {"bees": "Bees carry pollen from flower to flower and make honey.", "sea": "The sea rises and falls twice a day."}
+    report = m3connect.ingest(encoder, store, [m3connect.Document(name, text) for name, text in texts.items()])
+    assert report.stored == 2, report
+    hits = m3connect.HybridRetriever(encoder, store, rerank=True).search("Who makes honey?", top_k=1)
+    assert hits[0].document.id == "bees", hits
+
+    for adapter, extra in (("m3connect_qdrant", "m3connect[qdrant]"), ("m3connect_milvus", "m3connect[milvus]")):
+        try:
+            importlib.import_module(adapter)
+        except ImportError as error:
+            assert extra in str(error), error
+        else:
+            raise AssertionError(f"{adapter} imported without its library")
+
+    shown = subprocess.run([sys.executable, "-m", "m3connect", "info"], capture_output=True, text=True, check=True)
+    assert m3connect.__version__ in shown.stdout, shown.stdout
+    print(f"wheel of m3connect {m3connect.__version__}: 1 passed, 0 failed")
+
+
+main()
