@@ -36,7 +36,7 @@ class M3Tokenizer:
     """A model's tokenizer; safe to use from several threads, because no setting is changed after loading.
 
     Args:
-        folder: a model's folder, with `tokenizer.json` (read as it is) or another file that transformers can convert.
+        folder: a model's folder, with `tokenizer.json`, or `sentencepiece.bpe.model` for transformers to convert.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,12 +104,11 @@ def _load(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if path.is_file():
         return Tokenizer.from_file(str(path))
+    if not (folder / "sentencepiece.bpe.model").is_file():
+        raise CheckpointError(f"{folder} has neither tokenizer.json nor sentencepiece.bpe.model")
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} has no tokenizer.json and no other tokenizer that can be read") from error
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""M3's outputs by transformers' own XLM-R, one text at a time, formula by formula: what the packed encoder must equal."""
+"""M3's outputs by transformers' own XLM-R, one text at a time, formula by formula: what our encoder must equal."""
 
 from __future__ import annotations
 

@@ -1,0 +1,208 @@
+"""The encoder's behaviour: parity with transformers, batching, bad input, threads."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference import Reference, View
+
+from m3connect import Encoder, M3Embeddings, M3Encoder
+from m3connect.encoder import encoder as encoder_module
+
+TEXTS = [
+    "",
+    " ",
+    "\n\t \r\n",
+    "a",
+    "Bees carry pollen from flower to flower.",
+    "Bees carry pollen from flower to flower.",
+    "🐝🌸 honey 👩‍👩‍👧‍👦",
+    "النحل يصنع العسل من رحيق الأزهار.",
+    "דבורים מייצרות דבש",
+    "蜜蜂酿蜜，采集花粉。",
+    "ผึ้งเก็บน้ำหวานจากดอกไม้",
+    "literal <s> and </s> and <pad> and <mask> and <unk> in a text",
+    "<pad>",
+    "<pad><pad> padded <pad>",
+    "e\u0301 and é, zero\u200bwidth, \ufeff mark",
+    "word " * 300,
+    "many different words to fill a longer text, one after another, until it counts. " * 12,
+]
+
+
+def assert_equals_reference(row: M3Embeddings, expected: View) -> None:
+    np.testing.assert_allclose(row.dense[0], expected.dense, atol=1e-5)
+    found = row.sparse.to_dicts()[0]
+    for token_id in found.keys() ^ expected.sparse.keys():
+        assert max(found.get(token_id, 0), expected.sparse.get(token_id, 0)) < 1e-5
+    for token_id in found.keys() & expected.sparse.keys():
+        weight = expected.sparse[token_id]
+        assert abs(found[token_id] - weight) <= 1e-5 * max(1, abs(weight))
+    vectors = row.require_multi_vector()[0]
+    assert vectors.shape == expected.multi_vector.shape
+    np.testing.assert_allclose(vectors, expected.multi_vector, atol=1e-5)
+
+
+def test_the_encoder_is_an_encoder(encoder: M3Encoder) -> None:
+    assert isinstance(encoder, Encoder)
+    assert encoder.dim == 64
+    assert encoder.max_length == 8192
+
+
+@pytest.mark.parametrize("max_length", [8192, 512, 16, 3, 2])
+def test_every_view_equals_that_of_transformers(encoder: M3Encoder, reference: Reference, max_length: int) -> None:
+    batch = encoder.encode(TEXTS, multi_vector=True, max_length=max_length)
+    for i, text in enumerate(TEXTS):
+        assert_equals_reference(batch[i], reference.encode(text, max_length))
+
+
+def test_a_text_of_8192_tokens_and_a_longer_one_equal_those_of_transformers(
+    encoder: M3Encoder, reference: Reference
+) -> None:
+    text = "a sentence that goes on about flowers and bees and the sea, " * 700
+    batch = encoder.encode([text, "short", text[: len(text) // 2]], multi_vector=True)
+    assert batch.truncated[0] > 0
+    assert len(batch.require_multi_vector()[0]) == 8191
+    assert_equals_reference(batch[0], reference.encode(text, 8192))
+    assert_equals_reference(batch[1], reference.encode("short", 8192))
+
+
+def test_the_company_a_text_keeps_does_not_change_it(encoder: M3Encoder) -> None:
+    together = encoder.encode(TEXTS, multi_vector=True)
+    backwards = encoder.encode(TEXTS[::-1], multi_vector=True)
+    for i, text in enumerate(TEXTS):
+        alone = encoder.encode([text], multi_vector=True)
+        for other in (together[i], backwards[len(TEXTS) - 1 - i]):
+            np.testing.assert_allclose(other.dense, alone.dense, atol=1e-5)
+            np.testing.assert_array_equal(other.sparse.indices, alone.sparse.indices)
+            np.testing.assert_allclose(other.sparse.values, alone.sparse.values, atol=1e-5)
+            np.testing.assert_allclose(other.require_multi_vector()[0], alone.require_multi_vector()[0], atol=1e-5)
+
+
+def test_an_empty_text_has_a_dense_vector_no_weights_and_one_token_vector(encoder: M3Encoder) -> None:
+    batch = encoder.encode([""], multi_vector=True)
+    assert batch.dense.shape == (1, 64)
+    assert batch.sparse.to_dicts() == [{}]
+    assert batch.require_multi_vector()[0].shape == (1, 64)
+
+
+def test_no_texts_give_an_empty_batch(encoder: M3Encoder) -> None:
+    batch = encoder.encode([])
+    assert len(batch) == 0
+    assert batch.dense.shape == (0, 64)
+    assert batch.fingerprint == encoder.fingerprint
+    assert batch.multi_vector is None
+    assert encoder.encode([], multi_vector=True).multi_vector == ()
+
+
+def test_rows_are_unit_vectors_and_sparse_rows_are_sorted_and_positive(encoder: M3Encoder) -> None:
+    batch = encoder.encode(TEXTS, multi_vector=True)
+    np.testing.assert_allclose(np.linalg.norm(batch.dense, axis=1), 1, atol=1e-5)
+    for vectors in batch.require_multi_vector():
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (batch.sparse.values > 0).all()
+    for i in range(len(batch)):
+        assert (np.diff(batch.sparse.row(i)[0]) > 0).all()
+
+
+def test_a_text_that_comes_twice_is_computed_once(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = M3Encoder._encode_pack
+
+    def spy(self: M3Encoder, ids: list[np.ndarray], multi_vector: bool) -> M3Embeddings:
+        seen.append(len(ids))
+        return original(self, ids, multi_vector)
+
+    monkeypatch.setattr(M3Encoder, "_encode_pack", spy)
+    batch = encoder.encode(["same", "other", "same", "same"])
+    assert sum(seen) == 2
+    np.testing.assert_array_equal(batch.dense[0], batch.dense[3])
+
+
+def test_a_pack_holds_no_more_tokens_than_the_budget_unless_one_text_does(
+    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+    original = M3Encoder._encode_pack
+
+    def spy(self: M3Encoder, ids: list[np.ndarray], multi_vector: bool) -> M3Embeddings:
+        sizes.append((len(ids), sum(map(len, ids))))
+        return original(self, ids, multi_vector)
+
+    monkeypatch.setattr(M3Encoder, "_encode_pack", spy)
+    monkeypatch.setattr(encoder_module, "_TOKENS_PER_PACK", 64)
+    encoder.encode([f"text {i} " * (i + 1) for i in range(40)])
+    assert all(tokens <= 64 or texts == 1 for texts, tokens in sizes)
+    assert len(sizes) > 5
+
+
+def test_truncated_counts_the_tokens_cut_away_and_one_line_is_logged(
+    encoder: M3Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        batch = encoder.encode(["one two three four five six seven eight", "short", "one two three four"], max_length=5)
+    full = encoder.encode(["one two three four five six seven eight"], multi_vector=True)
+    assert batch.truncated[0] == len(full.require_multi_vector()[0]) + 1 - 5
+    assert full.truncated.tolist() == [0]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"bytes", ["list"]])
+def test_something_else_than_a_string_names_its_position(encoder: M3Encoder, bad: object) -> None:
+    with pytest.raises(ValueError, match="text 1 must be a string"):
+        encoder.encode(["good", bad])  # type: ignore[list-item]
+
+
+def test_one_string_is_refused_with_the_remedy(encoder: M3Encoder) -> None:
+    with pytest.raises(ValueError, match="wrap it in a list"):
+        encoder.encode("one string")
+
+
+def test_half_a_surrogate_pair_names_its_position(encoder: M3Encoder) -> None:
+    with pytest.raises(ValueError, match="text 2 holds half of a surrogate pair at character 3"):
+        encoder.encode(["fine", "good", "bad\ud83d"])
+
+
+@pytest.mark.parametrize("max_length", [0, 1, 8193, -5])
+def test_a_length_that_the_model_cannot_read_is_refused(encoder: M3Encoder, max_length: int) -> None:
+    with pytest.raises(ValueError, match="from 2 to 8192"):
+        encoder.encode(["text"], max_length=max_length)
+
+
+def test_threads_get_the_same_numbers_as_one_caller(encoder: M3Encoder) -> None:
+    expected = [encoder.encode([text]).dense for text in TEXTS]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda text: encoder.encode([text], max_length=64 + len(text) % 7).dense, TEXTS * 3))
+    for i, dense in enumerate(found):
+        if len(TEXTS[i % len(TEXTS)]) < 100:
+            np.testing.assert_allclose(dense, expected[i % len(TEXTS)], atol=1e-5)
+
+
+def test_decode_gives_readable_pieces(encoder: M3Encoder) -> None:
+    row = encoder.encode(["honey bees"]).sparse
+    pieces = encoder.decode(row.indices)
+    assert all(piece and piece in "honey bees" for piece in pieces)
+    with pytest.raises(ValueError, match="no token id"):
+        encoder.decode([10**9])
+    with pytest.raises(ValueError, match="no token id"):
+        encoder.decode([-1])
+
+
+def test_progress_shows_a_bar_only_on_request(encoder: M3Encoder, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder.encode(["quiet"])
+    assert capsys.readouterr().err == ""
+    encoder.encode(["shown"], progress=True)
+    assert "1/1" in capsys.readouterr().err
+
+
+def test_the_bundled_model_finds_translations(mini_folder: Path) -> None:
+    encoder = M3Encoder.from_pretrained("m3-mini")
+    batch = encoder.encode(["The weather is good today.", "Das Wetter ist heute gut.", "He is eating an apple."])
+    assert batch.dense[0] @ batch.dense[1] > batch.dense[0] @ batch.dense[2] + 0.1
+    size = sum(file.stat().st_size for file in mini_folder.rglob("*") if file.is_file())
+    assert size <= 20_000_000
+    assert encoder.max_length == 8192
