@@ -6,6 +6,7 @@ normalised.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -24,7 +25,7 @@ class RRF:
     Source: Cormack, Clarke and Buettcher, SIGIR 2009. A document that a leg did not find gets nothing from it.
 
     Raises:
-        ValueError: k is negative, or a weight is negative or not given for both legs.
+        ValueError: k or a weight is negative or not finite, or weights are not given for both legs.
     """
 
     k: float = 60
@@ -40,10 +41,10 @@ class RRF:
                 raise ValueError(f"RRF weights need the keys dense and sparse, but have {sorted(weights)}")
             weights = (weights["dense"], weights["sparse"])
         if weights is not None:
-            if len(weights) != 2 or min(weights) < 0 or not any(weights):
+            if len(weights) != 2 or not _all_valid(weights) or not any(weights):
                 raise ValueError(f"RRF needs two weights, dense and sparse, none below 0, not both 0; got {weights}")
             object.__setattr__(self, "weights", tuple(weights))
-        if self.k < 0:
+        if not _all_valid([self.k]):
             raise ValueError(f"RRF needs k >= 0, but got {self.k}")
 
     @property
@@ -57,7 +58,7 @@ class Weighted:
     """The weighted sum of raw scores over the candidates that dense and sparse found.
 
     Raises:
-        ValueError: a weight is negative, or neither dense nor sparse has one (they find the candidates).
+        ValueError: a weight is negative or not finite, or neither dense nor sparse has one (they find the candidates).
     """
 
     dense: float = 1.0
@@ -69,8 +70,8 @@ class Weighted:
     """What a candidate that a leg did not find scores in it: its exact score, or 0 as in the paper's scripts."""
 
     def __post_init__(self) -> None:
-        if min(self.dense, self.sparse, self.multi_vector) < 0:
-            raise ValueError("Weighted needs weights of at least 0")
+        if not _all_valid(self.weights.values()):
+            raise ValueError(f"Weighted needs finite weights of at least 0, but got {self.weights}")
         if not self.dense and not self.sparse:
             raise ValueError("Weighted needs a dense or sparse weight above 0: these two legs find the candidates")
         if self.missing not in ("exact", "zero"):
@@ -143,6 +144,10 @@ def reciprocal_ranks(
             if weight:
                 fused[document_id] = fused.get(document_id, 0.0) + weight / (k + position)
     return fused
+
+
+def _all_valid(numbers: Iterable[float]) -> bool:
+    return all(0 <= number < math.inf for number in numbers)
 
 
 def weighted_sum(ids: Iterable[str], scores: Mapping[Leg, Scores], weights: Mapping[Leg, float]) -> dict[str, float]:

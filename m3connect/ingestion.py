@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 
-from tqdm import tqdm
-
 from m3connect.embeddings import M3Embeddings
 from m3connect.store import Document, Encoder, HybridStore, check_fingerprint, document_problem
 
@@ -91,6 +89,8 @@ def ingest(
         >>> report.stored, [rejected.reason for rejected in report.rejected]
         (1, ["its id must be a non-empty string, but is ''"])
     """
+    from tqdm import tqdm  # here, so that `import m3connect` loads numpy alone
+
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
     check_fingerprint(store.fingerprint, encoder.fingerprint, name="to fill")

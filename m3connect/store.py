@@ -250,6 +250,10 @@ def check_delete(ids: Iterable[str] | None, filter: Filter | None) -> None:
 def _check_dim(embeddings: M3Embeddings, dim: int) -> None:
     if len(embeddings) and embeddings.dim != dim:
         raise ValueError(f"the collection has dimension {dim}, but the embeddings have {embeddings.dim}")
+    if embeddings.multi_vector and embeddings.multi_vector[0].shape[1] != dim:
+        raise ValueError(
+            f"the collection has dimension {dim}, but the token vectors have {embeddings.multi_vector[0].shape[1]}"
+        )
 
 
 def document_problem(document: Document) -> str | None:
@@ -265,7 +269,9 @@ def document_problem(document: Document) -> str | None:
     for part in (document.id, document.text, document.parent_id or ""):
         if not _encodes(part):
             return "it holds half of a surrogate pair, which no database stores: clean the text first"
-    return _metadata_problem(document.metadata)
+    if not isinstance(document.metadata, Mapping):
+        return f"its metadata must be a mapping, but is {type(document.metadata).__name__}"
+    return _metadata_problem(dict(document.metadata))
 
 
 def _metadata_problem(value: object, path: str = "metadata") -> str | None:
@@ -279,7 +285,7 @@ def _metadata_problem(value: object, path: str = "metadata") -> str | None:
         return None if _encodes(value) else f"{path} holds half of a surrogate pair"
     if isinstance(value, list | tuple):
         parts = ((f"{path}[{i}]", member) for i, member in enumerate(value))
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         wrong = next((key for key in value if not isinstance(key, str) or not _encodes(key)), None)
         if wrong is not None:
             return f"{path} has the key {wrong!r}: keys must be strings"

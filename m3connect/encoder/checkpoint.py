@@ -85,11 +85,19 @@ def find_folder(name: str | Path, *, revision: str | None = None, local_files_on
 
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    folder = Path(
-        snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=_SMALL_FILES)
-    )
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=_SMALL_FILES)
+        )
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{name} is not in the local cache, and the hub was not asked or could not be reached: download it where "
+            "there is a network, or give its folder"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(f"the hub has no model {name}, or it needs a login (hf auth login)") from error
     for weights in _WEIGHTS:
         try:
             hf_hub_download(name, weights, revision=folder.name, local_files_only=local_files_only)

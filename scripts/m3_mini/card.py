@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from m3_mini.evaluate import VIEWS
+from .corpus import Question
+from .evaluate import VIEWS
 
 SHOWN = ("deu", "fra", "rus", "zho-CN", "jpn", "kor", "arb", "hin", "tha", "tur", "swa", "zul", "amh", "tam")
 
@@ -36,8 +37,8 @@ of {candidates}. Ties count against the model. The few settings were chosen on t
 |---|---|---|---|
 {translation}
 
-Question to passage in one language (zh, ja, ar), pairs kept out of the making, nDCG@10: \
-{passages}.
+Question to passage in one language ({questions} questions in zh, ja and ar, {distinct} passages, all kept out of the
+making), nDCG@10: {passages}.
 
 None of this is a benchmark result of M3-Embedding.
 
@@ -63,16 +64,22 @@ share-alike licences apply to these files.
 """
 
 
-def model_card(accuracy: dict[str, dict[str, float]], passages: dict[str, float], *, candidates: int) -> str:
+def model_card(
+    accuracy: dict[str, dict[str, float]], passages: dict[str, float], *, candidates: int, questions: list[Question]
+) -> str:
     """The text of `README.md`.
 
     Args:
         accuracy: Percent of development sentences found, by language and view.
         passages: nDCG@10 (percent) of questions to passages, by view.
         candidates: How many English sentences there were to choose from.
+        questions: What `passages` was measured on.
     """
     mean = {view: sum(row[view] for row in accuracy.values()) / len(accuracy) for view in VIEWS}
     rows = [(f"mean of {len(accuracy)} languages", mean), *((language, accuracy[language]) for language in SHOWN)]
     table = "\n".join(f"| {name} | {' | '.join(f'{row[view]:.1f}' for view in VIEWS)} |" for name, row in rows)
     figures = ", ".join(f"{view.replace('_', '-')} {passages[view]:.1f}" for view in VIEWS)
-    return _CARD.format(translation=table, passages=figures, candidates=candidates)
+    distinct = len({question.passage for question in questions})
+    return _CARD.format(
+        translation=table, passages=figures, candidates=candidates, questions=len(questions), distinct=distinct
+    )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from transformers import AutoTokenizer, XLMRobertaModel
 
-from m3_mini.corpus import Corpus, Question
+from .corpus import Corpus, Question
 
 logger = logging.getLogger(__name__)
 

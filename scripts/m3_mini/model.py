@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_mini.lsa import FloatArray, PieceSpace
-from m3_mini.tokenizer import MAX_TOKENS, SPECIALS, VOCABULARY
+from .lsa import FloatArray, PieceSpace
+from .tokenizer import MAX_TOKENS, SPECIALS, VOCABULARY
 
 HIDDEN = 256
 MEANING = 253
@@ -37,14 +37,14 @@ WEAKEST = -15.9
 class Shape:
     """The few numbers of the initialisation, chosen on the NTREX development rows."""
 
-    idf_power: float = 1.5
+    idf_power: float = 1.35
     """Attention weights are idf to this power."""
 
-    mixing: float = 2.0
+    mixing: float = 4.0
     """How much of the text's mean is added to each token."""
 
-    sparse_weight: float = 0.05
-    sparse_bias: float = 0.15
+    sparse_weight: float = 0.1
+    sparse_bias: float = 0.2
 
 
 def config() -> XLMRobertaConfig:
@@ -142,6 +142,7 @@ def write_model(folder: Path, encoder: XLMRobertaModel, heads: dict[str, dict[st
     """Write the weights (half precision, upcast by `config.json`) and every configuration file."""
     tensors = {name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
     for name, head in heads.items():
         torch.save({key: tensor.half() for key, tensor in head.items()}, folder / name)
     for path, content in _configurations().items():

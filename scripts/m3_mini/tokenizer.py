@@ -11,7 +11,7 @@ from typing import Any
 
 import sentencepiece  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-from m3_mini.corpus import Corpus
+from .corpus import Corpus
 
 VOCABULARY = 24_000
 MAX_TOKENS = 8_192
@@ -27,7 +27,7 @@ SPECIAL_TOKENS = {
     "mask_token": MASK,
 }
 
-_SENTENCE_END = re.compile(r"(?<=[.!?؟]) +|(?<=[。！？])")
+_SENTENCE_END = re.compile("(?<=[.!?\u061f]) +|(?<=[\u3002\uff01\uff1f])")  # Latin, Arabic; Chinese and Japanese
 
 
 def training_sentences(corpus: Corpus) -> Iterator[str]:

@@ -129,7 +129,7 @@ def test_a_folder_with_only_a_sentencepiece_model_loads(folder: Path) -> None:
     lines = [f"bees number {i} make honey and wax in {i} days of summer" for i in range(200)]
     with (folder / "sentencepiece.bpe.model").open("wb") as model:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=60, model_type="unigram"
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=40, model_type="unigram"
         )
     row = M3Encoder.from_pretrained(folder).encode(["bees make honey"], multi_vector=True)
     assert len(row.require_multi_vector()[0]) > 2

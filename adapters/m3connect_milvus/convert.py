@@ -1,0 +1,151 @@
+"""Documents and embeddings as rows of a Milvus collection, and back: pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from m3connect import filters, scoring
+from m3connect.embeddings import M3Embeddings, SparseRows
+from m3connect.store import Document
+from m3connect_milvus.schema import MOST_ID_BYTES, MOST_JSON_BYTES, MOST_TEXT_BYTES, MOST_TOKENS
+
+__all__ = [
+    "DOCUMENT_FIELDS",
+    "EMPTY_SPARSE",
+    "Row",
+    "batches",
+    "limit_problem",
+    "scores_from_hits",
+    "scores_from_rows",
+    "sparse_from_rows",
+    "to_document",
+    "to_embeddings",
+    "to_row",
+]
+
+Row: TypeAlias = dict[str, Any]
+
+DOCUMENT_FIELDS = ["id", "text", "metadata", "parent_id"]
+
+EMPTY_SPARSE = {1: 1e-6}
+"""What stands for a row without weights, which Lite refuses: token 1 is `<pad>`, which M3 never weighs."""
+
+_EMPTY_LIMIT = 1.001e-6
+"""The sentinel's weight after a turn through float32, and no real weight."""
+
+_BATCH_ROWS = 512
+_BATCH_BYTES = 16 * 2**20
+"""A quarter of the 64 MB that a server takes in one request."""
+
+
+def limit_problem(document: Document) -> str | None:
+    """Say which limit of Milvus a document breaks, or None; limits count UTF-8 bytes."""
+    sizes = [
+        ("id", _bytes(document.id), MOST_ID_BYTES, "shorten it, or use a hash of it"),
+        ("parent_id", _bytes(document.parent_id or ""), MOST_ID_BYTES, "shorten it, or use a hash of it"),
+        ("text", _bytes(document.text), MOST_TEXT_BYTES, "split the text into smaller documents"),
+        ("metadata", _bytes(_json(document.metadata)), MOST_JSON_BYTES, "move long values into the text or elsewhere"),
+    ]
+    for name, size, most, remedy in sizes:
+        if size > most:
+            return f"its {name} has {size} bytes, but Milvus holds at most {most}: {remedy}"
+    facts = len(filters.tokens(document.metadata))
+    if facts > MOST_TOKENS:
+        return f"its metadata has {facts} keys and list members, but Milvus holds at most {MOST_TOKENS}: keep fewer"
+    if _bytes(_json(filters.numbers(document.metadata))) > MOST_JSON_BYTES:
+        return "its metadata has more numbers than Milvus can order: keep fewer, or nest those that no filter needs"
+    return None
+
+
+def to_row(document: Document, dense: Sequence[float] | np.ndarray[Any, Any], sparse: Mapping[int, float]) -> Row:
+    """Turn a document and its embeddings into the row that is written."""
+    return {
+        "id": document.id,
+        "text": document.text,
+        "metadata": _json(document.metadata),
+        "parent_id": document.parent_id,
+        "fingerprint": document.fingerprint,
+        "filter_tokens": filters.tokens(document.metadata),
+        "filter_numbers": _json(filters.numbers(document.metadata)),
+        "dense": dense,
+        "sparse": sparse or EMPTY_SPARSE,
+    }
+
+
+def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Cut rows into requests of at most 512 rows and 16 MB."""
+    batch: list[Row] = []
+    total = 0
+    for row in rows:
+        size = _size(row)
+        if batch and (len(batch) == _BATCH_ROWS or total + size > _BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(row)
+        total += size
+    if batch:
+        yield batch
+
+
+def to_document(row: Mapping[str, Any]) -> Document:
+    """Read a document back from a row."""
+    return Document(row["id"], row["text"], row["metadata"], row["parent_id"])
+
+
+def to_embeddings(rows: Sequence[Mapping[str, Any]], *, dim: int, fingerprint: str | None) -> M3Embeddings:
+    """Read embeddings back from rows, row i being row i."""
+    dense = np.array([row["dense"] for row in rows], np.float32).reshape(len(rows), dim)
+    return M3Embeddings(dense, sparse_from_rows(rows), fingerprint=fingerprint)
+
+
+def sparse_from_rows(rows: Iterable[Mapping[str, Any]]) -> SparseRows:
+    """Read sparse rows back; the sentinel becomes the empty row that it stands for."""
+    return SparseRows.from_dicts([{} if _is_empty(row["sparse"]) else row["sparse"] for row in rows])
+
+
+def scores_from_hits(hits: Iterable[Mapping[str, Any]], sparse_query: Mapping[int, float] | None) -> dict[str, float]:
+    """Read scores by id from one query's hits.
+
+    Args:
+        hits: what Milvus found, best first.
+        sparse_query: the query's weights in the sparse leg, None in the dense leg. In the sparse leg a document whose
+            score is 0, or comes from the sentinel, is no hit.
+    """
+    scores = {str(hit["id"]): float(hit["distance"]) for hit in hits}
+    if sparse_query is None:
+        return scores
+    floor = sparse_query.get(1, 0.0) * _EMPTY_LIMIT
+    return {name: score for name, score in scores.items() if score > floor}
+
+
+def scores_from_rows(query: M3Embeddings, rows: Sequence[Mapping[str, Any]], leg: str) -> dict[str, float]:
+    """Score stored rows exactly for one query."""
+    names = [row["id"] for row in rows]
+    if leg == "dense":
+        scores = scoring.dense(query.dense, np.array([row["dense"] for row in rows]).reshape(len(rows), query.dim))
+    else:
+        scores = scoring.sparse(query.sparse, sparse_from_rows(rows))
+    return dict(zip(names, scores[0].tolist(), strict=True))
+
+
+def _is_empty(sparse: Mapping[int, float]) -> bool:
+    return len(sparse) == 1 and 0 < sparse.get(1, 0.0) <= _EMPTY_LIMIT
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """Write JSON ourselves: pymilvus' own writer refuses subclasses of float and mappings that are no dict."""
+    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"), default=dict)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
+
+
+def _size(row: Row) -> int:
+    """Estimate the bytes of a row in a request, from above."""
+    texts = 4 * len(row["text"]) + 4 * len(row["metadata"]) + len(row["filter_numbers"])
+    return texts + 100 * len(row["filter_tokens"]) + 4 * len(row["dense"]) + 12 * len(row["sparse"]) + 2048

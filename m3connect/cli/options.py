@@ -1,0 +1,121 @@
+"""What the commands share: their options, where output goes, and how errors are shown."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+
+from m3connect.cli.conditions import FORMS
+from m3connect.errors import M3ConnectError
+from m3connect.opening import check_spec
+
+if TYPE_CHECKING:
+    from m3connect.encoder import M3Encoder
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_SET_ASIDE",
+    "Collection",
+    "Debug",
+    "Filters",
+    "Model",
+    "Store",
+    "check_store",
+    "load_encoder",
+    "notes",
+    "reports_errors",
+    "results",
+]
+
+EXIT_FAILED = 1
+EXIT_SET_ASIDE = 3
+
+_DEMONSTRATION_MODEL = "m3-mini"
+_WIDTH_OF_FILES = 100
+_DATABASES = {"qdrant_client", "pymilvus", "milvus_lite", "grpc", "httpx", "huggingface_hub", "requests"}
+
+_P = ParamSpec("_P")
+
+
+def check_store(spec: str | None) -> str | None:
+    """Refuse the name of a store before any work begins."""
+    if spec is not None:
+        try:
+            check_spec(spec)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return spec
+
+
+Store = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        callback=check_store,
+        help="qdrant:PATH, qdrant:http://HOST:6333, milvus:PATH.db or milvus:http://HOST:19530. "
+        "Keys come from QDRANT_API_KEY and MILVUS_TOKEN.",
+    ),
+]
+Collection = Annotated[str, typer.Option(help="The collection in the store.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A name on the Hugging Face hub, a folder, or m3-mini (the default, for demonstration)."),
+]
+Filters = Annotated[
+    list[str] | None, typer.Option("--filter", metavar="CONDITION", help=f"May be repeated; all must hold. {FORMS}.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def results() -> Console:
+    """Return the console of standard output; wide enough for tables where it is no terminal."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
+    return Console(width=width, highlight=False)
+
+
+def notes() -> Console:
+    """Return the console of standard error, where everything goes that is no result."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def load_encoder(model: str | None) -> M3Encoder:
+    """Load a model, and say so where nobody chose it."""
+    from m3connect.encoder import M3Encoder
+
+    if model is None:
+        notes().print(
+            f"note: using {_DEMONSTRATION_MODEL}, a small demonstration model; real work wants --model BAAI/bge-m3",
+            style="dim",
+        )
+    return M3Encoder.from_pretrained(model or _DEMONSTRATION_MODEL)
+
+
+def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
+    """Show what went wrong in one line and exit with 1; `--debug` lets the traceback through."""
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except Exception as error:
+            if kwargs.get("debug") or not _is_expected(error):
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            notes().print(f"error: {message}", style="red", markup=False)
+            raise typer.Exit(EXIT_FAILED) from error
+
+    return run
+
+
+def _is_expected(error: Exception) -> bool:
+    """Tell the caller's and the world's errors from our own bugs, whose traceback somebody must see."""
+    if isinstance(error, BrokenPipeError | typer.Exit | typer.Abort):
+        return False
+    ours = isinstance(error, ValueError | OSError | ImportError | M3ConnectError)
+    return ours or type(error).__module__.partition(".")[0] in _DATABASES

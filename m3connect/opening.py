@@ -1,0 +1,161 @@
+"""Stores by name: `qdrant:PATH`, `milvus:http://host:19530` and the like, opened and closed again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from m3connect.errors import CollectionMismatchError, M3ConnectError
+from m3connect.store import HybridStore
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+    from qdrant_client import QdrantClient
+
+__all__ = ["check_spec", "open_store"]
+
+_T = TypeVar("_T")
+_FORMS = "qdrant:PATH, qdrant:http://HOST:6333, qdrant::memory:, milvus:PATH.db or milvus:http://HOST:19530"
+
+
+@contextmanager
+def open_store(
+    spec: str, collection: str, *, dim: int | None = None, create: bool = True, multi_vector: bool | None = False
+) -> Iterator[HybridStore]:
+    """Open a store by name and close its database at the end.
+
+    Keys and tokens come from the environment: `QDRANT_API_KEY` and `MILVUS_TOKEN`.
+
+    Args:
+        spec: `qdrant:PATH` or `milvus:PATH.db` for an embedded database, `qdrant:http://HOST:6333` or
+            `milvus:http://HOST:19530` for a server, `qdrant::memory:` for trying.
+        collection: its name.
+        dim: the dimension of dense vectors; None means that the collection must exist.
+        create: make the collection, and the folders of an embedded database, where they do not exist.
+        multi_vector: keep token vectors, where the backend can; None takes a collection as it was made, and makes a new
+            one without.
+
+    Yields:
+        The store.
+
+    Raises:
+        ValueError: the spec has none of these forms.
+        FileNotFoundError: an embedded database does not exist and must not be made.
+        ImportError: the extra that the store needs is not installed.
+        M3ConnectError: the database cannot be opened.
+
+    Example:
+        >>> with open_store("qdrant::memory:", "docs", dim=16) as store:
+        ...     store.count()
+        0
+    """
+    kind, place = check_spec(spec)
+    _prepare(place, create=create and dim is not None)
+    with _OPENERS[kind](spec, place, collection, dim, create, multi_vector) as store:
+        yield store
+
+
+def check_spec(spec: str) -> tuple[str, str]:
+    """Split a store's name into database and place.
+
+    Raises:
+        ValueError: it has none of the known forms.
+
+    Example:
+        >>> check_spec("milvus:data/docs.db")
+        ('milvus', 'data/docs.db')
+    """
+    kind, _, place = spec.partition(":")
+    if kind == "edge":
+        raise ValueError(f"{spec!r}: Qdrant Edge is not supported yet; use qdrant:PATH for an embedded database")
+    if kind not in _OPENERS or not place:
+        raise ValueError(f"{spec!r} names no store: expected {_FORMS}")
+    if kind == "milvus" and not _is_server(place) and not place.endswith(".db"):
+        raise ValueError(f"{spec!r}: the path of an embedded Milvus database ends in .db, as in milvus:{place}.db")
+    return kind, place
+
+
+def _is_server(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
+
+
+def _prepare(place: str, *, create: bool) -> None:
+    """Make the folder around an embedded database; without this a search for one would leave an empty one behind."""
+    if _is_server(place) or place == ":memory:":
+        return
+    path = Path(place)
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.exists():
+        raise FileNotFoundError(f"there is no database at {place}: `m3connect index` makes one")
+
+
+@contextmanager
+def _open_qdrant(
+    spec: str, place: str, collection: str, dim: int | None, create: bool, multi_vector: bool | None
+) -> Iterator[HybridStore]:
+    from m3connect_qdrant import QdrantStore
+    from qdrant_client import QdrantClient
+
+    def connect() -> QdrantClient:
+        if _is_server(place):
+            return QdrantClient(url=place, api_key=os.environ.get("QDRANT_API_KEY"))
+        return QdrantClient(place) if place == ":memory:" else QdrantClient(path=place)
+
+    with closing(_try(spec, connect)) as client:
+
+        def build(tokens: bool) -> HybridStore:
+            return QdrantStore(client, collection, dim=dim, create=create, multi_vector=tokens)
+
+        yield _try(spec, lambda: _as_made(build, multi_vector))
+
+
+@contextmanager
+def _open_milvus(
+    spec: str, place: str, collection: str, dim: int | None, create: bool, multi_vector: bool | None
+) -> Iterator[HybridStore]:
+    from m3connect_milvus import MilvusStore
+    from pymilvus import MilvusClient
+
+    def connect() -> MilvusClient:
+        return MilvusClient(place, token=os.environ.get("MILVUS_TOKEN", "") if _is_server(place) else "")
+
+    with closing(_try(spec, connect)) as client:
+
+        def build(tokens: bool) -> HybridStore:
+            return MilvusStore(client, collection, dim=dim, create=create, multi_vector=tokens)
+
+        yield _try(spec, lambda: _as_made(build, multi_vector))
+
+
+def _as_made(build: Callable[[bool], HybridStore], multi_vector: bool | None) -> HybridStore:
+    """Build a store; where nobody said whether it keeps token vectors, try without and then with them."""
+    if multi_vector is not None:
+        return build(multi_vector)
+    try:
+        return build(False)
+    except CollectionMismatchError:
+        try:
+            return build(True)
+        except CollectionMismatchError:
+            pass
+        raise
+
+
+def _try(spec: str, action: Callable[[], _T]) -> _T:
+    """Give a database's own errors the name of the store, and one family."""
+    try:
+        return action()
+    except (ValueError, OSError, ImportError, M3ConnectError):
+        raise
+    except Exception as error:
+        raise M3ConnectError(f"cannot open {spec}: {error}") from error
+
+
+_OPENERS: dict[str, Callable[[str, str, str, int | None, bool, bool | None], AbstractContextManager[HybridStore]]] = {
+    "qdrant": _open_qdrant,
+    "milvus": _open_milvus,
+}
