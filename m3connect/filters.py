@@ -55,10 +55,12 @@ class Filter:
     __slots__ = ()
 
     def __and__(self, other: Filter) -> Filter:
-        return And((self, _require_filter(other)))
+        parts = self.parts if isinstance(self, And) else (self,)
+        return And((*parts, _require_filter(other)))
 
     def __or__(self, other: Filter) -> Filter:
-        return Or((self, _require_filter(other)))
+        parts = self.parts if isinstance(self, Or) else (self,)
+        return Or((*parts, _require_filter(other)))
 
     def __invert__(self) -> Filter:
         return Not(self)
@@ -229,7 +231,7 @@ def tokens(metadata: Mapping[str, Any]) -> list[str]:
             found.update(_member_token(key, member) for member in value if _is_value(member))
         elif _is_value(value):
             found.add(_scalar_token(key, value))
-        if value is not None and value != [] and value != ():
+        if value is not None and not (isinstance(value, list | tuple) and not value):
             found.add(_presence_token(key))
     return sorted(found)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from m3connect.embeddings import M3Embeddings
+from m3connect.errors import CollectionMismatchError
 from m3connect.store import Document, Encoder, HybridStore, check_fingerprint, document_problem
 
 __all__ = ["IngestReport", "Rejected", "ingest"]
@@ -77,7 +78,7 @@ def ingest(
         What became of every document.
 
     Raises:
-        CollectionMismatchError: the store was filled by another encoder.
+        CollectionMismatchError: the store was filled by another encoder, or has another dimension; nothing was read.
 
     Example:
         >>> from m3connect import MemoryStore
@@ -94,6 +95,8 @@ def ingest(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
     check_fingerprint(store.fingerprint, encoder.fingerprint, name="to fill")
+    if store.dim != encoder.dim:
+        raise CollectionMismatchError(f"the store has dimension {store.dim}, but the encoder makes {encoder.dim}")
     report = IngestReport()
     with tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
         for batch in _batches(documents, batch_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -68,13 +69,13 @@ class MemoryStore:
         )
         with self._lock:
             self.fingerprint = self.fingerprint or embeddings.fingerprint
-            self._rows |= {document.id: (document, kept[i]) for i, document in enumerate(documents)}
+            self._rows |= {document.id: (_copy(document), kept[i]) for i, document in enumerate(documents)}
             self._stacked = None
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents in the order asked, absent ones left out."""
         with self._lock:
-            return [self._rows[name][0] for name in ids if name in self._rows]
+            return [_copy(self._rows[name][0]) for name in ids if name in self._rows]
 
     def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings:
         """Return stored embeddings, row i being id i."""
@@ -107,7 +108,7 @@ class MemoryStore:
         """Walk through all documents in the order of their ids, as they are at the call."""
         with self._lock:
             documents = [document for _, (document, _) in sorted(self._rows.items())]
-        return (document for document in documents if filter is None or matches(filter, document.metadata))
+        return (_copy(document) for document in documents if filter is None or matches(filter, document.metadata))
 
     def flush(self) -> None:
         """Do nothing: everything is searchable at once."""
@@ -159,6 +160,11 @@ class MemoryStore:
             return [document.id for document in documents], stored
         passing = [i for i, document in enumerate(documents) if matches(filter, document.metadata)]
         return [documents[i].id for i in passing], stored.take(passing)
+
+
+def _copy(document: Document) -> Document:
+    """Return what a database would give back: metadata of its own, with lists for tuples."""
+    return replace(document, metadata=json.loads(json.dumps(dict(document.metadata))))
 
 
 def _score(leg: Leg, queries: M3Embeddings, stored: M3Embeddings) -> FloatArray:

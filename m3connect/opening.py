@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_spec", "open_store"]
 
+_TIMEOUT = 60
+"""Seconds for a request; the default of 5 is short for a batch of documents."""
+
 _T = TypeVar("_T")
 _FORMS = "qdrant:PATH, qdrant:http://HOST:6333, qdrant::memory:, milvus:PATH.db or milvus:http://HOST:19530"
 
@@ -102,7 +105,8 @@ def _open_qdrant(
 
     def connect() -> QdrantClient:
         if _is_server(place):
-            return QdrantClient(url=place, api_key=os.environ.get("QDRANT_API_KEY"))
+            key = os.environ.get("QDRANT_API_KEY")
+            return QdrantClient(url=place, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
         return QdrantClient(place) if place == ":memory:" else QdrantClient(path=place)
 
     with closing(_try(spec, connect)) as client:
@@ -137,12 +141,11 @@ def _as_made(build: Callable[[bool], HybridStore], multi_vector: bool | None) ->
         return build(multi_vector)
     try:
         return build(False)
-    except CollectionMismatchError:
+    except CollectionMismatchError as first:
         try:
             return build(True)
-        except CollectionMismatchError:
-            pass
-        raise
+        except ValueError:  # neither fits, or the backend keeps no token vectors: the first answer says more
+            raise first from None
 
 
 def _try(spec: str, action: Callable[[], _T]) -> _T:

@@ -96,6 +96,8 @@ class HybridRetriever:
         """
         if isinstance(questions, str):
             raise ValueError("search_batch takes a list of strings, but got one string; search takes one")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, but is {top_k}")
         rerank = self.rerank if rerank is None else rerank
         fusion = self.fusion if fusion is None else fusion
         needs_tokens = rerank or getattr(fusion, "multi_vector", 0) > 0 or (with_scores and self.store.multi_vector)

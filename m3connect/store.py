@@ -48,7 +48,7 @@ class Document:
     @property
     def fingerprint(self) -> str:
         """A hash of text, metadata and parent that tells whether a stored document is still the same."""
-        content = json.dumps([self.text, dict(self.metadata), self.parent_id], sort_keys=True, separators=(",", ":"))
+        content = json.dumps([self.text, self.metadata, self.parent_id], sort_keys=True, default=dict)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

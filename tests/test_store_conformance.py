@@ -361,6 +361,29 @@ def test_metadata_survives_with_its_types(store: HybridStore, metadata: dict[str
     assert store.search(random_embeddings(1, seed=1))[0][0].document.metadata == metadata
 
 
+def test_tuples_come_back_as_lists(store: HybridStore) -> None:
+    document = Document("a", "text", {"pair": (1, "x"), "deep": {"pair": (None,)}})
+    store.upsert([document], random_embeddings(1, seed=1))
+    assert store.get(["a"])[0].metadata == {"pair": [1, "x"], "deep": {"pair": [None]}}
+    assert store.fingerprints(["a"]) == {"a": document.fingerprint}
+    assert store.count(field("pair").contains("x")) == 1
+
+
+def test_changing_what_went_in_or_came_back_changes_nothing_stored(store: HybridStore) -> None:
+    given: dict[str, Any] = {"lang": "de", "tags": ["a"]}
+    batch = random_embeddings(1, seed=1)
+    store.upsert(one(metadata=given), batch)
+    given["lang"] = "en"
+    given["tags"].append("b")
+    for document in (*store.get(["a"]), *store.scroll(), store.search(batch)[0][0].document):
+        assert document.metadata == {"lang": "de", "tags": ["a"]}
+        document.metadata["lang"] = "fr"  # type: ignore[index]
+        document.metadata["tags"].append("c")
+    assert store.get(["a"])[0].metadata == {"lang": "de", "tags": ["a"]}
+    assert store.count(field("lang") == "de") == 1
+    assert ids(store.search(batch, filter=field("tags").contains("c"))[0]) == []
+
+
 def test_parent_id_survives(store: HybridStore) -> None:
     documents = [Document("a", "x", parent_id='p"1\n'), Document("b", "x"), Document("c", "x", parent_id="")]
     store.upsert(documents, random_embeddings(3, seed=1))

@@ -13,14 +13,13 @@ from m3connect.errors import CollectionMismatchError
 from m3connect.store import check_fingerprint
 
 __all__ = [
-    "FINGERPRINT_PROPERTY",
     "MOST_ID_BYTES",
     "MOST_JSON_BYTES",
     "MOST_TEXT_BYTES",
     "MOST_TOKENS",
     "Opened",
-    "is_lite",
     "open_collection",
+    "read_fingerprint",
     "write_fingerprint",
 ]
 
@@ -34,7 +33,7 @@ MOST_JSON_BYTES = 65_536
 MOST_TOKENS = 4096
 """The largest array of a server."""
 
-FINGERPRINT_PROPERTY = "m3connect.fingerprint"
+_FINGERPRINT_PROPERTY = "m3connect.fingerprint"
 _SCHEMA_PROPERTY = "m3connect.schema"
 _SCHEMA_VERSION = "1"
 _LARGEST_DIM = 32_768
@@ -59,7 +58,7 @@ def open_collection(
         CollectionMismatchError: there is none and none may be created, or it does not fit.
     """
     _check_name(name)
-    lite = is_lite(client)
+    lite = str(client.get_server_version()).startswith("milvus_lite")
     if not client.has_collection(name):
         if dim is None or not create:
             raise CollectionMismatchError(
@@ -68,11 +67,11 @@ def open_collection(
             )
         _create(client, name, dim)
     description = client.describe_collection(name)
-    properties = description.get("properties") or {}
+    properties = _properties(description)
     found_dim = _check_fields(name, description, dim)
     _check_marker(name, properties, adopt_fingerprint)
     _check_indexes(client, name, lite)
-    fingerprint = properties.get(FINGERPRINT_PROPERTY)
+    fingerprint = properties.get(_FINGERPRINT_PROPERTY)
     if adopt_fingerprint is not None:
         check_fingerprint(fingerprint, adopt_fingerprint, name=name)
         if fingerprint != adopt_fingerprint:
@@ -81,15 +80,20 @@ def open_collection(
     return Opened(found_dim, adopt_fingerprint or fingerprint, lite)
 
 
-def is_lite(client: MilvusClient) -> bool:
-    """Say whether the client talks to Milvus Lite."""
-    return str(client.get_server_version()).startswith("milvus_lite")
+def read_fingerprint(client: MilvusClient, name: str) -> str | None:
+    """Read the fingerprint that is kept with the collection."""
+    fingerprint: str | None = _properties(client.describe_collection(name)).get(_FINGERPRINT_PROPERTY)
+    return fingerprint
 
 
 def write_fingerprint(client: MilvusClient, name: str, fingerprint: str) -> None:
     """Keep a fingerprint with the collection, and the marker that the collection is ours."""
-    properties = {_SCHEMA_PROPERTY: _SCHEMA_VERSION, FINGERPRINT_PROPERTY: fingerprint}
+    properties = {_SCHEMA_PROPERTY: _SCHEMA_VERSION, _FINGERPRINT_PROPERTY: fingerprint}
     client.alter_collection_properties(name, properties=properties)
+
+
+def _properties(description: Mapping[str, Any]) -> Mapping[str, str]:
+    return description.get("properties") or {}
 
 
 def _check_name(name: str) -> None:

@@ -26,7 +26,7 @@ from m3connect.store import (
 from m3connect_milvus import convert, reading
 from m3connect_milvus.convert import DOCUMENT_FIELDS, Row
 from m3connect_milvus.filters import one_of, to_expression
-from m3connect_milvus.schema import FINGERPRINT_PROPERTY, open_collection, write_fingerprint
+from m3connect_milvus.schema import open_collection, read_fingerprint, write_fingerprint
 
 __all__ = ["MilvusStore"]
 
@@ -105,7 +105,7 @@ class MilvusStore:
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents, replacing those whose id is taken; of several with one id the last stays."""
-        check_fingerprint(self._fingerprint, embeddings.fingerprint, name=self._collection)
+        self._check_fingerprint(embeddings.fingerprint)
         raise_problems(self.problems(documents, embeddings), documents)
         last = {document.id: i for i, document in enumerate(documents)}
         sparse = embeddings.sparse.to_dicts()
@@ -174,7 +174,7 @@ class MilvusStore:
     ) -> list[list[Hit]]:
         """Find the best documents for each query; at most 16,384 hits and candidates a leg."""
         check_queries(queries, dim=self.dim, top_k=top_k, candidates=candidates)
-        check_fingerprint(self._fingerprint, queries.fingerprint, name=self._collection)
+        self._check_fingerprint(queries.fingerprint)
         flow = search_flow(
             queries, top_k=top_k, fusion=fusion, candidates=candidates, with_scores=with_scores, multi_vector=False
         )
@@ -222,11 +222,15 @@ class MilvusStore:
     def _walk(self, expression: str, fields: list[str]) -> Iterator[Row]:
         return reading.walk(self._client, self._collection, expression, fields)
 
+    def _check_fingerprint(self, given: str | None) -> None:
+        """Refuse another encoder's numbers; while we know of no fingerprint, another process may have written one."""
+        if given is not None and self._fingerprint is None:
+            self._fingerprint = read_fingerprint(self._client, self._collection)
+        check_fingerprint(self._fingerprint, given, name=self._collection)
+
     def _keep_fingerprint(self, given: str | None) -> None:
-        """Write the fingerprint of the first batch that has one; another process may have been faster."""
-        if given is None or self._fingerprint is not None:
-            return
-        properties = self._client.describe_collection(self._collection).get("properties") or {}
-        check_fingerprint(properties.get(FINGERPRINT_PROPERTY), given, name=self._collection)
-        write_fingerprint(self._client, self._collection, given)
-        self._fingerprint = given
+        """Write the fingerprint of the first batch that has one."""
+        self._check_fingerprint(given)
+        if given is not None and self._fingerprint is None:
+            write_fingerprint(self._client, self._collection, given)
+            self._fingerprint = given

@@ -94,12 +94,12 @@ def to_point(payload: Mapping[str, Any], embeddings: M3Embeddings, i: int, *, mu
 
     A vector without entries is left out: Qdrant takes no empty multi-vector.
     """
-    vectors: dict[str, Any] = {"dense": embeddings.dense[i]}
+    vectors: dict[str, Any] = {"dense": embeddings.dense[i].tolist()}
     sparse = sparse_vector(embeddings, i)
     if sparse is not None:
         vectors["sparse"] = sparse
     if multi_vector and len(embeddings.require_multi_vector()[i]):
-        vectors["multi_vector"] = embeddings.require_multi_vector()[i]
+        vectors["multi_vector"] = embeddings.require_multi_vector()[i].tolist()
     return models.PointStruct(id=point_id(payload["id"]), vector=vectors, payload=dict(payload))
 
 

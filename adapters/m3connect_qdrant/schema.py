@@ -9,7 +9,16 @@ from qdrant_client import models
 
 from m3connect.errors import CollectionMismatchError
 
-__all__ = ["VERSION", "check_layout", "creatable_dim", "creation", "foreign_points", "marker", "read_fingerprint"]
+__all__ = [
+    "VERSION",
+    "check_layout",
+    "check_points",
+    "creatable_dim",
+    "creation",
+    "foreign_points",
+    "marker",
+    "read_fingerprint",
+]
 
 VERSION = 1
 """Counts up when payload or vectors change in a way that older code cannot read."""
@@ -127,6 +136,15 @@ def foreign_points() -> models.Filter:
     return models.Filter(
         should=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key)) for key in keys],
     )
+
+
+def check_points(name: str, *, foreign: int) -> None:
+    """Refuse to adopt a collection with points that `foreign_points` counts."""
+    if foreign:
+        raise CollectionMismatchError(
+            f"collection {name!r} cannot be adopted: {foreign} of its points lack the id, text or fingerprint that "
+            "m3connect keeps in the payload. Index the documents into a new collection"
+        )
 
 
 def _summary(vectors: Mapping[str, models.VectorParams]) -> dict[str, str]:

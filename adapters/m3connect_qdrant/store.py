@@ -10,7 +10,7 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 from m3connect.embeddings import M3Embeddings
-from m3connect.errors import CollectionMismatchError, DocumentNotFoundError
+from m3connect.errors import DocumentNotFoundError
 from m3connect.filters import Filter
 from m3connect.fusion import RRF, Fusion
 from m3connect.narrowing import MOST_READ, narrow
@@ -84,7 +84,7 @@ class QdrantStore:
         marked, self._fingerprint = schema.read_fingerprint(collection, info, adopt=adopt_fingerprint)
         check_fingerprint(self._fingerprint, adopt_fingerprint, name=collection)
         if not marked:
-            self._check_points()
+            schema.check_points(collection, foreign=self._collection.count(schema.foreign_points()))
             self._collection.index_payload()
         if adopt_fingerprint is not None and self._fingerprint is None:
             self._write_fingerprint(adopt_fingerprint)
@@ -249,12 +249,3 @@ class QdrantStore:
     def _write_fingerprint(self, fingerprint: str) -> None:
         self._collection.write_marker(fingerprint)
         self._fingerprint = fingerprint
-
-    def _check_points(self) -> None:
-        """Refuse to adopt points that lack the payload of ours."""
-        foreign = self._collection.count(schema.foreign_points())
-        if foreign:
-            raise CollectionMismatchError(
-                f"collection {self._collection.name!r} cannot be adopted: {foreign} of its points lack the id, text or "
-                "fingerprint that m3connect keeps in the payload. Index the documents into a new collection"
-            )

@@ -99,6 +99,9 @@ def _root(
     """Hybrid search with M3-Embedding: dense, sparse and multi-vectors from one forward pass.
 
     Start with `m3connect demo`. Results go to standard output, everything else to standard error.
+
+    Exit codes: 0 done; 1 failure, in one line (`--debug` after a command shows more); 2 wrong usage; 3 indexed, but
+    some documents were set aside.
     """
 
 
@@ -123,7 +126,7 @@ def index_command(
 
     Run it again after a change or an interruption: what is already stored is not encoded again.
 
-    Exit code: 0 everything is in; 1 failure; 2 wrong usage; 3 it is done, but some documents were set aside.
+    Exit code 3 says that it is done, but some documents were set aside; they are listed with their reasons.
 
     Example: `m3connect index notes/ --store qdrant:index --collection notes`
     """

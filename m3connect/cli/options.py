@@ -58,8 +58,8 @@ Store = Annotated[
     typer.Option(
         metavar="SPEC",
         callback=check_store,
-        help="qdrant:PATH, qdrant:http://HOST:6333, milvus:PATH.db or milvus:http://HOST:19530. "
-        "Keys come from QDRANT_API_KEY and MILVUS_TOKEN.",
+        help="qdrant:PATH or milvus:PATH.db for an embedded database, qdrant: or milvus: and the URL for a server. "
+        "Keys: QDRANT_API_KEY, MILVUS_TOKEN.",
     ),
 ]
 Collection = Annotated[str, typer.Option(help="The collection in the store.")]

@@ -1,0 +1,35 @@
+"""The examples in docstrings show what really comes out."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+from conftest import REPOSITORY, require
+
+ROOTS = {"m3connect": REPOSITORY, "adapters": REPOSITORY / "adapters"}
+LIBRARIES = {"m3connect_qdrant": ("qdrant_client", "qdrant"), "m3connect_milvus": ("pymilvus", "milvus")}
+
+
+def with_examples() -> list[str]:
+    """Modules whose text has a prompt; the others are not even imported."""
+    found = []
+    for folder, root in ROOTS.items():
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            if ">>> " in path.read_text(encoding="utf-8"):
+                found.append(".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"))
+    return found
+
+
+@pytest.mark.parametrize("name", with_examples())
+def test_docstring_examples_are_true(name: str) -> None:
+    package = name.split(".")[0]
+    if package in LIBRARIES:
+        library, extra = LIBRARIES[package]
+        require(package, library, extra=extra)
+    if name == "m3connect.opening":
+        require("m3connect_qdrant", "qdrant_client", extra="qdrant")
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0, "see the captured output"
+    assert result.attempted > 0
