@@ -19,53 +19,53 @@ from m3connect.testing_checkpoints import write_checkpoint
 COMMIT = "5617a9f61b028005a4858fdac845db406aefb181"
 
 
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        """Stay quiet."""
+
+    def do_HEAD(self) -> None:
+        self._send(*self._answer())
+
+    def do_GET(self) -> None:
+        status, headers, content = self._answer()
+        if "ETag" in headers:
+            self.server.hub.downloaded.append(self.path.rpartition("/")[2])
+        self._send(status, headers, content)
+
+    def _answer(self) -> tuple[int, dict[str, str], bytes]:
+        hub: Hub = self.server.hub
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/org/model/tree/"):
+            return 200, {}, json.dumps(hub.tree()).encode()
+        if path.startswith("/api/models/org/model"):
+            return 200, {}, json.dumps(hub.info()).encode()
+        file = hub.folder / path.removeprefix("/org/model/resolve/").partition("/")[2]
+        if not file.is_file():
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        content = file.read_bytes()
+        return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content
+
+    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
 class Hub:
     """One model at one commit; the revision `main` and the commit's own name lead to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.downloaded: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None:
-                """Stay quiet."""
-
-            def do_HEAD(self) -> None:
-                self._answer(body=False)
-
-            def do_GET(self) -> None:
-                self._answer(body=True)
-
-            def _answer(self, *, body: bool) -> None:
-                path = self.path.split("?")[0]
-                if path.startswith("/api/models/org/model/tree/"):
-                    return self._send(200, json.dumps(hub.tree()).encode(), {}, body)
-                if path.startswith("/api/models/org/model"):
-                    return self._send(200, json.dumps(hub.info()).encode(), {}, body)
-                name = path.removeprefix("/org/model/resolve/").partition("/")[2]
-                file = hub.folder / name
-                if not path.startswith("/org/model/resolve/") or not file.is_file():
-                    return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
-                if body:
-                    hub.downloaded.append(name)
-                content = file.read_bytes()
-                etag = hashlib.sha256(content).hexdigest()
-                return self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, body)
-
-            def _send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
-                self.send_response(status)
-                for key, value in headers.items():
-                    self.send_header(key, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if body:
-                    self.wfile.write(content)
-
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.hub = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def tree(self) -> list[dict[str, object]]:
