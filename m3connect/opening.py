@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -19,6 +21,11 @@ __all__ = ["check_spec", "open_store"]
 
 _TIMEOUT = 60
 """Seconds for a request; the default of 5 is short for a batch of documents."""
+
+_open_files: Counter[str] = Counter()
+"""How many stores are open on each Milvus Lite file."""
+
+_guard = threading.Lock()
 
 _T = TypeVar("_T")
 _FORMS = "qdrant:PATH, qdrant:http://HOST:6333, qdrant::memory:, milvus:PATH.db or milvus:http://HOST:19530"
@@ -127,12 +134,36 @@ def _open_milvus(
     def connect() -> MilvusClient:
         return MilvusClient(place, token=os.environ.get("MILVUS_TOKEN", "") if _is_server(place) else "")
 
-    with closing(_try(spec, connect)) as client:
+    with _lite_server(place), closing(_try(spec, connect)) as client:
 
         def build(tokens: bool) -> HybridStore:
             return MilvusStore(client, collection, dim=dim, create=create, multi_vector=tokens)
 
         yield _try(spec, lambda: _as_made(build, multi_vector))
+
+
+@contextmanager
+def _lite_server(place: str) -> Iterator[None]:
+    """Stop the server that runs inside this process with the last store of its file.
+
+    `MilvusClient.close()` leaves it running until the process ends, and the file locked.
+    """
+    if _is_server(place):
+        yield
+        return
+    path = os.path.abspath(place)
+    with _guard:
+        _open_files[path] += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _open_files[path] -= 1
+            if not _open_files[path]:
+                from milvus_lite.server_manager import server_manager_instance
+
+                del _open_files[path]
+                server_manager_instance.release_server(path)
 
 
 def _as_made(build: Callable[[bool], HybridStore], multi_vector: bool | None) -> HybridStore:
@@ -155,7 +186,8 @@ def _try(spec: str, action: Callable[[], _T]) -> _T:
     except (ValueError, OSError, ImportError, M3ConnectError):
         raise
     except Exception as error:
-        raise M3ConnectError(f"cannot open {spec}: {error}") from error
+        hint = "" if "://" in spec else "; only one process at a time can have an embedded database open"
+        raise M3ConnectError(f"cannot open {spec}: {error}{hint}") from error
 
 
 _OPENERS: dict[str, Callable[[str, str, str, int | None, bool, bool | None], AbstractContextManager[HybridStore]]] = {

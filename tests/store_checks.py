@@ -51,10 +51,9 @@ def ids(hits: Sequence[Hit]) -> list[str]:
 
 def assert_same_search(store: HybridStore, oracle: MemoryStore, queries: M3Embeddings, **options: Any) -> None:
     """Hits, their order, documents and scores are those of the exact store; only exact ties may change places."""
-    top_k = options.setdefault("top_k", 10)
-    options["candidates"] = options.get("candidates") or max(100, 4 * top_k)
     found, expected = store.search(queries, **options), oracle.search(queries, **options)
-    everything = oracle.search(queries, **options | {"top_k": 10_000})
+    candidates = options.get("candidates") or max(100, 4 * options.get("top_k", 10))
+    everything = oracle.search(queries, **options | {"top_k": 10_000, "candidates": candidates})
     assert len(found) == len(expected) == len(queries)
     for hits, wanted, ranked in zip(found, expected, everything, strict=True):
         assert_same_hits(hits, wanted, ranked)

@@ -37,7 +37,7 @@ LIBRARIES: dict[str, set[str]] = {
     "evaluate": {"tqdm"},
     "chunking": {"tokenizers"},
     "cli": {"rich", "typer"},
-    "opening": {"m3connect_milvus", "m3connect_qdrant", "pymilvus", "qdrant_client"},
+    "opening": {"m3connect_milvus", "m3connect_qdrant", "milvus_lite", "pymilvus", "qdrant_client"},
     "testing_checkpoints": {"safetensors", "tokenizers", "torch", "transformers"},
 }
 """What a room may import, apart from the standard library and numpy, even inside a function."""

@@ -99,7 +99,16 @@ def test_a_jsonl_line_is_a_document(tmp_path):
 
 
 def test_other_keys_of_a_jsonl_line_become_metadata_but_yield_to_it(tmp_path):
-    row = {"id": "x", "text": "one", "title": "T", "year": 1990, "new": True, "tags": ["a"], "deep": {"a": 1}, "no": None}
+    row = {
+        "id": "x",
+        "text": "one",
+        "title": "T",
+        "year": 1990,
+        "new": True,
+        "tags": ["a"],
+        "deep": {"a": 1},
+        "no": None,
+    }
     path = write(tmp_path / "a.jsonl", json.dumps(row | {"metadata": {"year": 2000}}))
     [document] = read(path)[0]
     assert document.metadata == {"title": "T", "year": 2000, "new": True, "tags": ["a"]}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -282,6 +284,21 @@ def test_large_batches_arrive_whole(store: HybridStore) -> None:
     assert ids(store.search(batch[1111], top_k=1, fusion=Dense())[0]) == [documents[1111].id]
 
 
+def test_many_queries_and_a_substring_that_most_documents_have(store: HybridStore) -> None:
+    """More queries and more ids than one request takes."""
+    oracle = MemoryStore(dim=16)
+    documents = [replace(document, metadata={"note": f"n{i}"}) for i, document in enumerate(random_documents(1200))]
+    fill([store, oracle], documents, random_embeddings(1200, seed=7))
+    store.flush()
+    condition = ~field("note").text_contains("99")
+    assert store.count(condition) == oracle.count(condition) > 1000
+    assert_same_search(store, oracle, random_embeddings(2, seed=2), filter=condition, fusion=Weighted())
+    assert_same_search(store, oracle, random_embeddings(70, seed=3), fusion=Weighted(), top_k=3, candidates=10)
+    store.delete(filter=condition)
+    oracle.delete(filter=condition)
+    assert {document.id for document in store.scroll()} == {document.id for document in oracle.scroll()} != set()
+
+
 def test_flush_changes_no_answer(store: HybridStore) -> None:
     oracle = MemoryStore(dim=16)
     fill([store, oracle], random_documents(50), random_embeddings(50, seed=8))
@@ -480,6 +497,18 @@ def test_tokens_that_only_the_query_has_match_nothing(store: HybridStore) -> Non
     store.upsert(one(), M3Embeddings(dense[:1], SparseRows.empty(1)))
     every = SparseRows.from_dicts([dict.fromkeys(range(10), 1.0)])
     assert store.search(M3Embeddings(dense[:1], every), fusion=Sparse()) == [[]]
+
+
+def test_genuine_weights_of_bge_m3_survive_and_score_alike(store: HybridStore, open_data: Path) -> None:
+    fixture = open_data / "xlmr_tokenizer" / "fixtures" / "bge_m3_lexical_weights.json"
+    texts = json.loads(fixture.read_text(encoding="utf-8"))
+    sparse, oracle = SparseRows.from_dicts([text["lexical_weights"] for text in texts]), MemoryStore(dim=16)
+    batch = replace(random_embeddings(len(texts), seed=1), sparse=sparse)
+    fill([store, oracle], [Document(f"t{i}", text["text"]) for i, text in enumerate(texts)], batch)
+    stored = store.get_embeddings([f"t{i}" for i in range(len(texts))])
+    assert stored.sparse.to_dicts() == sparse.to_dicts()
+    for fusion in FUSIONS.values():
+        assert_same_search(store, oracle, batch, fusion=fusion, with_scores=True)
 
 
 def test_negative_similarities_rank_below_positive_ones(store: HybridStore) -> None:

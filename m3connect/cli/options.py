@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -39,6 +40,8 @@ EXIT_SET_ASIDE = 3
 _DEMONSTRATION_MODEL = "m3-mini"
 _WIDTH_OF_FILES = 100
 _DATABASES = {"qdrant_client", "pymilvus", "milvus_lite", "grpc", "httpx", "huggingface_hub", "requests"}
+_LOUD = ("milvus_lite", "pymilvus")
+"""Libraries that log a traceback beside the error they raise."""
 
 _P = ParamSpec("_P")
 
@@ -101,6 +104,9 @@ def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
 
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        if not kwargs.get("debug"):
+            for name in _LOUD:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             command(*args, **kwargs)
         except Exception as error:

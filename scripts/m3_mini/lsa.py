@@ -140,7 +140,11 @@ def _csr(rows: IntArray, columns: IntArray, values: FloatArray, shape: tuple[int
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
-            torch.from_numpy(indptr), torch.from_numpy(columns[order]), torch.from_numpy(values[order]), shape
+            torch.from_numpy(indptr),
+            torch.from_numpy(columns[order]),
+            torch.from_numpy(values[order]),
+            shape,
+            check_invariants=True,
         )
 
 

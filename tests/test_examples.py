@@ -1,0 +1,98 @@
+"""Every example runs offline and prints something worth reading."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, require
+
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def run(name, *arguments):
+        path = REPOSITORY / "examples" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def qdrant():
+    require("m3connect_qdrant", "qdrant_client", extra="qdrant")
+
+
+@pytest.fixture
+def milvus():
+    require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_what_it_shows(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 40
+    assert text.startswith('"""')
+
+
+def test_every_example_has_a_test():
+    names = {
+        "encode_three_views",
+        "populate_qdrant",
+        "populate_milvus",
+        "filtered_search_with_rerank",
+        "index_a_folder",
+    }
+    assert {path.stem for path in EXAMPLES} == names
+
+
+def test_encode_three_views(run):
+    shown = run("encode_three_views")
+    assert "dense: (3, 256)" in shown
+    assert "'Bees make honey from nectar.' weighs make" in shown
+    nearer, farther = (line.split() for line in shown.splitlines()[-2:])
+    assert nearer[6:] == ["Honey", "is", "made", "by", "bees."]
+    assert all(float(nearer[i]) > float(farther[i]) for i in (1, 3, 5))
+
+
+def test_populate_qdrant(run, qdrant):
+    check_populated(run("populate_qdrant"))
+
+
+def test_populate_milvus(run, milvus):
+    check_populated(run("populate_milvus"))
+
+
+def check_populated(shown):
+    assert "stored 4, unchanged 0" in shown
+    assert "the second time: stored 0, unchanged 4" in shown
+    best, _ = shown.splitlines()[-2:]
+    assert best.split()[1] == "tides"
+    assert "dense" in best
+    assert "sparse" in best
+
+
+def test_filtered_search_with_rerank(run, qdrant):
+    everything, modern, on_rails = (part.splitlines() for part in run("filtered_search_with_rerank").split(":\n")[1:])
+    assert "Fast trains began" in everything[0]
+    assert any("first railway" in line for line in everything)
+    assert not any("first railway" in line for line in modern)
+    assert any("plane" in line for line in modern)
+    assert not any("plane" in line for line in on_rails)
+
+
+def test_index_a_folder_makes_its_own(run, qdrant):
+    shown = run("index_a_folder")
+    assert 'faq.jsonl:2: "text" must be a string, but is int' in shown
+    assert "4 documents stored" in shown
+    assert shown.splitlines()[2].split()[1] == "notes/bread.md"
+
+
+def test_index_a_folder_of_ones_own(run, qdrant, tmp_path):
+    (tmp_path / "moon.md").write_text("The moon pulls at the sea.", encoding="utf-8")
+    shown = run("index_a_folder", tmp_path, "Who pulls at the sea?")
+    assert "1 documents stored" in shown
+    assert "moon.md" in shown
