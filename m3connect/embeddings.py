@@ -80,7 +80,9 @@ class SparseRows:
         Args:
             rows: one mapping a text, for instance the `lexical_weights` of FlagEmbedding.
         """
-        pairs = [sorted((int(key), float(value)) for key, value in row.items() if np.float32(value) != 0) for row in rows]
+        pairs = [
+            sorted((int(key), float(value)) for key, value in row.items() if np.float32(value) != 0) for row in rows
+        ]
         return cls(
             indptr=np.cumsum([0, *map(len, pairs)]),
             indices=np.array([key for row in pairs for key, _ in row], dtype=np.int64),

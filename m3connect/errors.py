@@ -7,6 +7,7 @@ neither lies in the family of `M3ConnectError`.
 __all__ = [
     "CheckpointError",
     "CollectionMismatchError",
+    "CollectionNotFoundError",
     "DocumentNotFoundError",
     "FilterTooBroadError",
     "M3ConnectError",
@@ -23,6 +24,10 @@ class CheckpointError(M3ConnectError):
 
 class CollectionMismatchError(M3ConnectError, ValueError):
     """A collection was made for another model, dimension or layout than the one at hand."""
+
+
+class CollectionNotFoundError(M3ConnectError, ValueError):
+    """There is no collection of this name, and none may be made."""
 
 
 class DocumentNotFoundError(M3ConnectError, KeyError):

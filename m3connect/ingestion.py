@@ -102,7 +102,9 @@ def ingest(
         for batch in _batches(documents, batch_size):
             _ingest_batch(encoder, store, batch, report)
             bar.update(len(batch))
+    started = time.perf_counter()
     store.flush()
+    report.seconds_storing += time.perf_counter() - started
     if report.truncated:
         logger.warning("%d documents are longer than the encoder reads; their ends cannot be found", report.truncated)
     if report.rejected:

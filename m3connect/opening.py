@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from m3connect.errors import CollectionMismatchError, M3ConnectError
+from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, M3ConnectError
 from m3connect.store import HybridStore
 
 if TYPE_CHECKING:
@@ -183,6 +183,8 @@ def _try(spec: str, action: Callable[[], _T]) -> _T:
     """Give a database's own errors the name of the store, and one family."""
     try:
         return action()
+    except CollectionNotFoundError as error:
+        raise CollectionNotFoundError(f"{spec}: {str(error).partition(':')[0]}; `m3connect index` makes one") from error
     except (ValueError, OSError, ImportError, M3ConnectError):
         raise
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import REPOSITORY, require
 
 from m3connect import HybridStore, MemoryStore
 from m3connect.testing import FakeEncoder
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("M3CONNECT_DATA") or REPOSITORY.parent / "shared" / "data")
 
 _numbers = itertools.count()
@@ -117,16 +116,6 @@ class MilvusBackend:
 
 def fresh_name() -> str:
     return f"docs_{next(_numbers)}"
-
-
-def require(adapter: str, *libraries: str, extra: str) -> None:
-    """Skip where an adapter or its library is not there; an adapter that is there and broken must fail."""
-    for library in libraries:
-        if importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed: pip install 'm3connect[{extra}]'")
-    spec = importlib.util.find_spec(adapter)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"the adapter {adapter} is not there")
 
 
 def make_backend(kind: str, folder: Path, *, on_disk: bool = False) -> Any:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, require
+from support import REPOSITORY, require
 from typer.testing import CliRunner
 
 from m3connect import M3Encoder

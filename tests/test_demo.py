@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import require
 from rich.cells import cell_len
 from rich.console import Console
+from support import require
 from typer.testing import CliRunner
 
 from m3connect import Document, Hit, IngestReport, M3Encoder, MemoryStore, demo

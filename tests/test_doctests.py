@@ -6,7 +6,7 @@ import doctest
 import importlib
 
 import pytest
-from conftest import REPOSITORY, require
+from support import REPOSITORY, require
 
 ROOTS = {"m3connect": REPOSITORY, "adapters": REPOSITORY / "adapters"}
 LIBRARIES = {"m3connect_qdrant": ("qdrant_client", "qdrant"), "m3connect_milvus": ("pymilvus", "milvus")}

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, require
+from support import REPOSITORY, require
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from m3connect.errors import CollectionMismatchError
+from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
 from m3connect.store import check_fingerprint
 
 __all__ = [
@@ -55,15 +55,16 @@ def open_collection(
     """Create a collection or check the one that is there, and load it for searching.
 
     Raises:
-        CollectionMismatchError: there is none and none may be created, or it does not fit.
+        CollectionNotFoundError: there is none and none may be created.
+        CollectionMismatchError: it does not fit.
     """
     _check_name(name)
     lite = str(client.get_server_version()).startswith("milvus_lite")
     if not client.has_collection(name):
         if dim is None or not create:
-            raise CollectionMismatchError(
-                f"expected a collection {name!r}, but there is none: "
-                + ("open it without create=False to create it" if dim else "pass dim= to create it")
+            raise CollectionNotFoundError(
+                f"there is no collection {name!r}: "
+                + ("open it with create=True to make it" if dim else "give its dim=, for instance the encoder's")
             )
         _create(client, name, dim)
     description = client.describe_collection(name)

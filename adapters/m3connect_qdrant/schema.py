@@ -7,7 +7,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from m3connect.errors import CollectionMismatchError
+from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
 
 __all__ = [
     "VERSION",
@@ -55,9 +55,11 @@ def creation(dim: int, *, multi_vector: bool, fingerprint: str | None) -> dict[s
 def creatable_dim(name: str, dim: int | None, *, create: bool) -> int:
     """Return the dimension of a collection to be made, where it may be and the dimension is known."""
     if not create:
-        raise ValueError(f"there is no collection {name!r}: open it with create=True to make it")
+        raise CollectionNotFoundError(f"there is no collection {name!r}: open it with create=True to make it")
     if dim is None:
-        raise ValueError(f"there is no collection {name!r}: give its dim=, for instance the encoder's, to make it")
+        raise CollectionNotFoundError(
+            f"there is no collection {name!r}: give its dim=, for instance the encoder's, to make it"
+        )
     if dim < 1:
         raise ValueError(f"dim must be at least 1, but is {dim}")
     return dim

@@ -116,7 +116,7 @@ def index_command(
     multi_vector: Annotated[
         bool | None,
         typer.Option(
-            help="Store token vectors too: faster reranking, a larger database. By default as the collection was made.",
+            help="Store token vectors too (Qdrant): faster reranking, a larger database. Default: as it was made.",
             show_default=False,
         ),
     ] = None,

@@ -90,7 +90,7 @@ def _print_facts(outcome: Outcome, console: Console) -> None:
         f"Encoding: {outcome.passes} texts, one forward pass each for all three views and every search above, in "
         f"{outcome.seconds_encoding:.1f} s ({rate:.0f} a second). The demonstration keeps token vectors in memory for "
         "reranking; `search --rerank` computes those of its 50 candidates again, unless `index --multi-vector` stored "
-        "them.",
+        "them (Qdrant).",
         markup=False,
     )
     for trial in outcome.trials:

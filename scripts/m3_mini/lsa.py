@@ -21,7 +21,7 @@ from .corpus import Corpus
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 TATOEBA_WEIGHT = 0.05
@@ -90,12 +90,12 @@ def _gather_counts(meanings: Sequence[Sequence[IntArray]], weights: Sequence[flo
         pieces, occurrences = np.unique(np.concatenate(texts), return_counts=True)
         rows.append(pieces)
         columns.append(np.full(len(pieces), number, dtype=np.int64))
-        values.append(occurrences.astype(np.float32))
+        values.append(occurrences.astype(np.float64))
     return Counts(
         rows=np.concatenate(rows),
         columns=np.concatenate(columns),
         values=np.concatenate(values),
-        weights=np.asarray(weights, dtype=np.float32),
+        weights=np.asarray(weights, dtype=np.float64),
     )
 
 
@@ -111,7 +111,7 @@ def inverse_document_frequency(tokenizer: Tokenizer, corpus: Corpus) -> FloatArr
         for ids in encode(tokenizer, sentences):
             found[np.unique(ids)] += 1
         share = np.maximum(share, (found + 0.5) / (len(sentences) + 1))
-    return (-np.log(share)).astype(np.float32)
+    return np.asarray(-np.log(share), dtype=np.float64)
 
 
 def positive_pmi(counts: Counts, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,12 +124,12 @@ def positive_pmi(counts: Counts, vocabulary: int) -> tuple[torch.Tensor, torch.T
         The sparse matrix [v, meanings] and its transpose, both CSR.
     """
     columns = len(counts.weights)
-    values = counts.values.astype(np.float64)
+    values = counts.values
     row_sum = np.bincount(counts.rows, values, vocabulary)
     column_sum = np.bincount(counts.columns, values, columns)
     pmi = np.log(values * values.sum() / (row_sum[counts.rows] * column_sum[counts.columns]))
     kept = pmi > 0
-    weighted = (pmi * counts.weights[counts.columns])[kept].astype(np.float32)
+    weighted = (pmi * counts.weights[counts.columns])[kept]
     rows, cols = counts.rows[kept], counts.columns[kept]
     return _csr(rows, cols, weighted, (vocabulary, columns)), _csr(cols, rows, weighted, (columns, vocabulary))
 
@@ -151,18 +151,19 @@ def _csr(rows: IntArray, columns: IntArray, values: FloatArray, shape: tuple[int
 def left_singular_vectors(matrix: torch.Tensor, transpose: torch.Tensor, rank: int, *, seed: int = 0) -> FloatArray:
     """The first `rank` left singular vectors, by randomised power iteration (Halko et al., 2011).
 
-    Signs are fixed so that each vector's entry of largest size is positive.
+    Signs are fixed so that each vector's entry of largest size is positive. Double precision is for reproducibility:
+    sums grouped otherwise (another number of threads) still round to the same half-precision weights.
     """
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.randn(matrix.shape[0], rank + 40, generator=generator)
+    basis = torch.randn(matrix.shape[0], rank + 40, generator=generator, dtype=torch.float64)
     for _ in range(6):
         basis = torch.linalg.qr(matrix @ (transpose @ basis)).Q
     projected = transpose @ basis
-    values, rotation = torch.linalg.eigh((projected.T @ projected).double())
+    values, rotation = torch.linalg.eigh(projected.T @ projected)
     order = values.argsort(descending=True)[:rank]
-    vectors = (basis.double() @ rotation[:, order]).numpy()
+    vectors = (basis @ rotation[:, order]).numpy()
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-    return np.asarray(vectors * np.sign(largest), dtype=np.float32)
+    return np.asarray(vectors * np.sign(largest), dtype=np.float64)
 
 
 def piece_space(tokenizer: Tokenizer, corpus: Corpus, rank: int, *, seed: int = 0) -> PieceSpace:

@@ -68,7 +68,7 @@ def meaning_basis() -> FloatArray:
     """[253, 252] orthonormal columns, each of sum zero: a cosine transform without its constant."""
     position = np.arange(MEANING)[:, None] + 0.5
     basis = np.cos(np.pi / MEANING * position * np.arange(1, MEANING)[None]) * np.sqrt(2 / MEANING)
-    return np.asarray(basis, dtype=np.float32)
+    return np.asarray(basis, dtype=np.float64)
 
 
 def piece_embeddings(space: PieceSpace, shape: Shape, *, seed: int = 0) -> FloatArray:
@@ -80,7 +80,7 @@ def piece_embeddings(space: PieceSpace, shape: Shape, *, seed: int = 0) -> Float
     unseen[[END, UNKNOWN, MASK]] = True
     vectors = np.where(unseen[:, None], noise / np.linalg.norm(noise, axis=1, keepdims=True), space.vectors)
     scale = np.sqrt(NORM**2 - logits**2 * (1 + 1 / MEANING))
-    embeddings = np.zeros((VOCABULARY, HIDDEN), dtype=np.float32)
+    embeddings = np.zeros((VOCABULARY, HIDDEN), dtype=np.float64)
     embeddings[:, :MEANING] = scale[:, None] * (vectors @ meaning_basis().T) - logits[:, None] / MEANING
     embeddings[:, LOGIT] = logits
     embeddings[[START, PAD]] = 0
@@ -92,7 +92,7 @@ def meaning_projection() -> torch.Tensor:
     """[256, 256] keeps the meaning and drops logit and flags."""
     basis = torch.from_numpy(meaning_basis())
     projection = torch.zeros(HIDDEN, HIDDEN)
-    projection[:MEANING, :MEANING] = basis @ basis.T
+    projection[:MEANING, :MEANING] = (basis @ basis.T).float()
     return projection
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from store_checks import assert_same_search, random_documents, random_embeddings
 
 from m3connect import Dense, Document, HybridStore, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
-from m3connect.errors import CollectionMismatchError, FilterTooBroadError
+from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
 from m3connect.filters import And, Filter, HasToken, Or, field, is_exact, matches
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
@@ -115,13 +115,13 @@ def test_opening_writing_and_reading_logs_no_error(client: Any, name: str, caplo
 
 def test_without_dim_the_collection_must_exist(client: Any, store: MilvusStore, name: str) -> None:
     assert MilvusStore(client, name).dim == DIM
-    with pytest.raises(CollectionMismatchError, match="pass dim= to create it"):
+    with pytest.raises(CollectionNotFoundError, match="give its dim="):
         MilvusStore(client, "nowhere")
     assert not client.has_collection("nowhere")
 
 
 def test_with_create_false_nothing_is_created(client: Any) -> None:
-    with pytest.raises(CollectionMismatchError, match="without create=False"):
+    with pytest.raises(CollectionNotFoundError, match="open it with create=True"):
         MilvusStore(client, "nowhere", dim=DIM, create=False)
     assert not client.has_collection("nowhere")
 
