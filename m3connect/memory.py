@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from m3connect import scoring
+from m3connect.base import Store
 from m3connect.embeddings import FloatArray, M3Embeddings
-from m3connect.errors import DocumentNotFoundError
-from m3connect.filters import Filter, matches
-from m3connect.fusion import RRF, Fusion, Leg
-from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, Step, drive, search_flow
-from m3connect.store import (
-    Document,
-    Hit,
-    check_delete,
-    check_fingerprint,
-    check_queries,
-    find_problems,
-    raise_problems,
-)
+from m3connect.filters import matches
+from m3connect.flows import Call, Flow, StoreFlows
+from m3connect.fusion import Leg
+from m3connect.store import Document, Selection, find_problems
 
 __all__ = ["MemoryStore"]
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Documents and embeddings in memory, searched exactly; safe to use from several threads.
 
     Args:
@@ -47,124 +39,165 @@ class MemoryStore:
     """
 
     def __init__(self, *, dim: int, multi_vector: bool = False) -> None:
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, but is {dim}")
+        super().__init__(_MemoryFlows(dim, multi_vector))
+        self._table = _Table(dim)
+
+    def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the table's answer
+        return self._table.perform(call)
+
+
+class _Table:
+    """Rows by id, and the calls that flows make of them, one at a time."""
+
+    def __init__(self, dim: int) -> None:
         self.dim = dim
-        self.multi_vector = multi_vector
         self.fingerprint: str | None = None
         self._rows: dict[str, tuple[Document, M3Embeddings]] = {}
         self._stacked: tuple[list[Document], M3Embeddings] | None = None
         self._lock = threading.RLock()
 
+    def perform(self, call: Call) -> Any:  # noqa: ANN401  # by method
+        with self._lock:
+            return getattr(self, call.method)(**call.arguments)
+
+    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, only_new: bool) -> None:
+        for i, document in enumerate(documents):
+            if not (only_new and document.id in self._rows):
+                self._rows[document.id] = _copy(document), embeddings[i]
+        self._stacked = None
+
+    def write_vectors(self, ids: Sequence[str], embeddings: M3Embeddings, legs: Sequence[Leg]) -> None:
+        for i, name in enumerate(ids):
+            document, old = self._rows[name]
+            self._rows[name] = document, replace(old, **{leg: getattr(embeddings[i], leg) for leg in legs})
+        self._stacked = None
+
+    def rows(self, ids: Sequence[str]) -> dict[str, tuple[Document, M3Embeddings]]:
+        return {name: self._rows[name] for name in ids if name in self._rows}
+
+    def names(self, selection: Selection) -> list[str]:
+        """Return the selected ids, sorted."""
+        if selection.ids is not None:
+            return sorted(set(selection.ids) & self._rows.keys())
+        return sorted(name for name, (document, _) in self._rows.items() if _passes(document, selection))
+
+    def remove(self, selection: Selection) -> None:
+        for name in self.names(selection):
+            del self._rows[name]
+        self._stacked = None
+
+    def select(self, selection: Selection) -> tuple[list[str], M3Embeddings]:
+        """Return the selected ids, sorted, and their embeddings."""
+        if self._stacked is None:
+            order = sorted(self._rows)
+            parts = [self._rows[name][1] for name in order]
+            self._stacked = [self._rows[name][0] for name in order], M3Embeddings.concatenate(parts, dim=self.dim)
+        documents, stored = self._stacked
+        if selection == Selection():
+            return [document.id for document in documents], stored
+        names = set(self.names(selection))
+        passing = [i for i, document in enumerate(documents) if document.id in names]
+        return [documents[i].id for i in passing], stored.take(passing)
+
+    def clear(self) -> None:
+        self._rows.clear()
+        self._stacked, self.fingerprint = None, None
+
+    def read_fingerprint(self) -> str | None:
+        return self.fingerprint
+
+    def write_fingerprint(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+
+class _MemoryFlows(StoreFlows):
+    def __init__(self, dim: int, multi_vector: bool) -> None:
+        self.name = "memory"
+        self.dim = dim
+        self.multi_vector = multi_vector
+
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
-        """Say what `upsert` would refuse: reasons by position."""
         return find_problems(documents, embeddings, dim=self.dim)
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        """Store documents, replacing those whose id is taken."""
-        check_fingerprint(self.fingerprint, embeddings.fingerprint, name="memory")
-        raise_problems(self.problems(documents, embeddings), documents)
-        if self.multi_vector:
-            embeddings.require_multi_vector()
-        kept = replace(
-            embeddings, fingerprint=None, multi_vector=embeddings.multi_vector if self.multi_vector else None
-        )
-        with self._lock:
-            self.fingerprint = self.fingerprint or embeddings.fingerprint
-            self._rows |= {document.id: (_copy(document), kept[i]) for i, document in enumerate(documents)}
-            self._stacked = None
+    def read_fingerprint(self) -> Flow[str | None]:
+        return (yield Call("read_fingerprint"))
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return documents in the order asked, absent ones left out."""
-        with self._lock:
-            return [_copy(self._rows[name][0]) for name in ids if name in self._rows]
+    def write_fingerprint(self, fingerprint: str) -> Flow[None]:
+        yield Call("write_fingerprint", {"fingerprint": fingerprint})
 
-    def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings:
-        """Return stored embeddings, row i being id i."""
-        with self._lock:
-            missing = [name for name in ids if name not in self._rows]
-            if missing:
-                raise DocumentNotFoundError(
-                    f"no document with id {missing[0]!r} ({len(missing)} of {len(ids)} missing)"
-                )
-            rows = M3Embeddings.concatenate([self._rows[name][1] for name in ids], dim=self.dim)
-            return replace(rows, fingerprint=self.fingerprint)
+    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+        tokens = embeddings.multi_vector if self.multi_vector else None
+        kept = replace(embeddings, fingerprint=None, multi_vector=tokens)
+        yield Call("write", {"documents": documents, "embeddings": kept, "only_new": only_new})
 
-    def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return the fingerprint of each stored document, absent ones left out."""
-        return {document.id: document.fingerprint for document in self.get(ids)}
+    def write_vectors(self, ids: Sequence[str], embeddings: M3Embeddings, legs: Sequence[Leg]) -> Flow[None]:
+        yield Call("write_vectors", {"ids": ids, "embeddings": embeddings, "legs": legs})
 
-    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
-        """Delete by ids or by filter, exactly one of them."""
-        check_delete(ids, filter)
-        with self._lock:
-            for name in [document.id for document in self.scroll(filter)] if ids is None else ids:
-                self._rows.pop(name, None)
-            self._stacked = None
+    def _rows(self, ids: Sequence[str]) -> Flow[dict[str, tuple[Document, M3Embeddings]]]:
+        return (yield Call("rows", {"ids": ids}))
 
-    def count(self, filter: Filter | None = None) -> int:
-        """Count documents."""
-        return sum(1 for _ in self.scroll(filter))
+    def fetch_documents(self, ids: Sequence[str]) -> Flow[dict[str, Document]]:
+        rows = yield from self._rows(ids)
+        return {name: _copy(document) for name, (document, _) in rows.items()}
 
-    def scroll(self, filter: Filter | None = None) -> Iterator[Document]:
-        """Walk through all documents in the order of their ids, as they are at the call."""
-        with self._lock:
-            documents = [document for _, (document, _) in sorted(self._rows.items())]
-        return (_copy(document) for document in documents if filter is None or matches(filter, document.metadata))
+    def fetch_fingerprints(self, ids: Sequence[str]) -> Flow[dict[str, str]]:
+        rows = yield from self._rows(ids)
+        return {name: document.fingerprint for name, (document, _) in rows.items()}
 
-    def flush(self) -> None:
-        """Do nothing: everything is searchable at once."""
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+        rows = yield from self._rows(ids)
+        return {name: row for name, (_, row) in rows.items()}
 
-    def search(
-        self,
-        queries: M3Embeddings,
-        *,
-        top_k: int = 10,
-        filter: Filter | None = None,
-        fusion: Fusion = RRF(),  # noqa: B008  # frozen
-        candidates: int | None = None,
-        with_scores: bool = False,
-    ) -> list[list[Hit]]:
-        """Find the best documents for each query, exactly."""
-        check_queries(queries, dim=self.dim, top_k=top_k, candidates=candidates)
-        check_fingerprint(self.fingerprint, queries.fingerprint, name="memory")
-        flow = search_flow(
-            queries,
-            top_k=top_k,
-            fusion=fusion,
-            candidates=candidates,
-            with_scores=with_scores,
-            multi_vector=self.multi_vector,
-        )
-        with self._lock:
-            return drive(flow, lambda step: self._answer(step, queries, filter))
+    def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
+        rows = yield from self._rows(ids)
+        return {name: row.require_multi_vector()[0] for name, (_, row) in rows.items()}
 
-    def _answer(self, step: Step, queries: M3Embeddings, filter: Filter | None) -> Any:  # noqa: ANN401  # by step
-        match step:
-            case FindCandidates(legs, limit):
-                names, stored = self._select(filter)
-                return {leg: [_best(row, names, leg, limit) for row in _score(leg, queries, stored)] for leg in legs}
-            case ScoreIds(leg, ids):
-                scored = [(group, _score(leg, queries[i], self.get_embeddings(group))) for i, group in enumerate(ids)]
-                return [dict(zip(group, scores[0].tolist(), strict=True)) for group, scores in scored]
-            case FetchTokenVectors(ids):
-                return dict(zip(ids, self.get_embeddings(ids).require_multi_vector(), strict=True)) if ids else {}
-            case FetchDocuments(ids):
-                return self.get(ids)
+    def remove(self, selection: Selection) -> Flow[None]:
+        yield Call("remove", {"selection": selection})
 
-    def _select(self, filter: Filter | None) -> tuple[list[str], M3Embeddings]:
-        """Return the ids that pass, sorted, and their embeddings."""
-        if self._stacked is None:
-            documents = list(self.scroll())
-            self._stacked = documents, self.get_embeddings([document.id for document in documents])
-        documents, stored = self._stacked
-        if filter is None:
-            return [document.id for document in documents], stored
-        passing = [i for i, document in enumerate(documents) if matches(filter, document.metadata)]
-        return [documents[i].id for i in passing], stored.take(passing)
+    def number_of(self, selection: Selection) -> Flow[int]:
+        return len((yield Call("names", {"selection": selection})))
+
+    def page(self, selection: Selection, cursor: Any) -> Flow[tuple[list[Document], Any]]:  # noqa: ANN401  # unused
+        names = yield Call("names", {"selection": selection})
+        documents = yield from self.fetch_documents(names)
+        return list(documents.values()), None
+
+    def find(
+        self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection
+    ) -> Flow[dict[Leg, list[dict[str, float]]]]:
+        names, stored = yield Call("select", {"selection": selection})
+        return {leg: [_best(row, names, leg, limit) for row in _score(leg, queries, stored)] for leg in legs}
+
+    def score(self, queries: M3Embeddings, leg: Leg, ids: Sequence[Sequence[str]]) -> Flow[list[dict[str, float]]]:
+        scores = []
+        for i, group in enumerate(ids):
+            rows = yield from self._rows(group)
+            stored = M3Embeddings.concatenate([row for _, row in rows.values()], dim=self.dim)
+            scores.append(dict(zip(rows, _score(leg, queries[i], stored)[0].tolist(), strict=True)))
+        return scores
+
+    def describe(self) -> Flow[Mapping[str, Any]]:
+        yield from ()
+        return {"backend": "memory"}
+
+    def drop(self) -> Flow[None]:
+        yield Call("clear")
+        self.fingerprint = None
+
+    def flush(self) -> Flow[None]:
+        yield from ()
 
 
 def _copy(document: Document) -> Document:
-    """Return what a database would give back: metadata of its own, with lists for tuples."""
-    return replace(document, metadata=json.loads(json.dumps(dict(document.metadata))))
+    """Copy a document with its metadata as a database would give it back: lists for tuples, nothing shared."""
+    return replace(document, metadata=json.loads(json.dumps(document.metadata)))
+
+
+def _passes(document: Document, selection: Selection) -> bool:
+    return selection.exact is None or matches(selection.exact, document.metadata)
 
 
 def _score(leg: Leg, queries: M3Embeddings, stored: M3Embeddings) -> FloatArray:

@@ -1,14 +1,13 @@
 """The read path of a hybrid search without its input and output.
 
-`search_flow` is a generator: it yields what it needs to know, the store answers, and at the end it returns the hits. A
-synchronous store answers with `drive`; an asynchronous one awaits its client between the same steps, so the logic is
-written once.
+`search_flow` is a generator: it yields what it needs to know, the store answers (flows.py), and at the end it returns
+the hits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.fusion import RRF, Fusion, Leg, Weighted, rank, reciprocal_ranks, weighted_sum
 from m3connect.store import Document, Hit
 
-__all__ = ["FetchDocuments", "FetchTokenVectors", "FindCandidates", "ScoreIds", "Step", "drive", "search_flow"]
+__all__ = ["FetchDocuments", "FetchTokenVectors", "FindCandidates", "ScoreIds", "SearchPlan", "Step", "search_flow"]
 
 LegScores: TypeAlias = dict[str, float]
 
@@ -49,7 +48,7 @@ class FetchTokenVectors:
 
 @dataclass(frozen=True, slots=True)
 class FetchDocuments:
-    """Fetch some documents. The answer is a list, in any order, absent ones left out."""
+    """Fetch some documents. The answer is `{id: document}`, absent ones left out."""
 
     ids: tuple[str, ...]
 
@@ -58,34 +57,61 @@ Step: TypeAlias = FindCandidates | ScoreIds | FetchTokenVectors | FetchDocuments
 Flow: TypeAlias = Generator[Step, Any, list[list[Hit]]]
 
 
-def drive(flow: Flow, answer: Callable[[Step], Any]) -> list[list[Hit]]:
-    """Run a flow to its end, answering each step."""
-    try:
-        step = next(flow)
-        while True:
-            step = flow.send(answer(step))
-    except StopIteration as stop:
-        hits: list[list[Hit]] = stop.value
-        return hits
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """Everything about a search but its queries and its filter.
+
+    Raises:
+        ValueError: a number is out of range, or a threshold names no leg that finds candidates.
+    """
+
+    top_k: int = 10
+    """The most hits a query gets."""
+
+    fusion: Fusion = field(default_factory=RRF)
+    """How legs become one list."""
+
+    candidates: int | None = None
+    """How many each leg brings before fusion; None means `max(100, 4 * top_k)`."""
+
+    with_scores: bool = False
+    """Fill `Hit.scores`."""
+
+    offset: int | None = None
+    """Skip this many hits. A number, 0 included, fixes the window of candidates, so pages neither repeat nor skip."""
+
+    group_by_parent: bool = False
+    """Only the best hit of each parent document."""
+
+    min_scores: Mapping[Leg, float] | None = None
+    """By leg: candidates that score less are none of that leg's. Never applied to a fused score."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, but is {self.top_k}")
+        if self.candidates is not None and self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, but is {self.candidates}")
+        if self.offset is not None and self.offset < 0:
+            raise ValueError(f"offset must be at least 0, but is {self.offset}")
+        unknown = set(self.min_scores or ()) - set(self.fusion.legs)
+        if unknown:
+            raise ValueError(f"min_scores names {sorted(unknown)}, but this fusion searches {list(self.fusion.legs)}")
+
+    @property
+    def limit(self) -> int:
+        """How many candidates each leg brings."""
+        whole_list = self.offset is None and not self.group_by_parent and not self.min_scores
+        if len(self.fusion.legs) == 1 and not isinstance(self.fusion, Weighted) and whole_list:
+            return self.top_k
+        return self.candidates or max(100, 4 * self.top_k)
 
 
-def search_flow(
-    queries: M3Embeddings,
-    *,
-    top_k: int,
-    fusion: Fusion,
-    candidates: int | None,
-    with_scores: bool,
-    multi_vector: bool,
-) -> Flow:
+def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool) -> Flow:
     """Find candidates, fuse them, and fetch the documents of the best.
 
     Args:
         queries: q rows, already checked.
-        top_k: the most hits a query gets.
-        fusion: how legs become one list.
-        candidates: how many each leg brings; None means `max(100, 4 * top_k)`.
-        with_scores: fill `Hit.scores`.
+        plan: what to search for.
         multi_vector: whether the store has token vectors.
 
     Returns:
@@ -96,32 +122,70 @@ def search_flow(
     """
     if len(queries) == 0:
         return []
+    fusion = plan.fusion
     if isinstance(fusion, Weighted) and fusion.multi_vector:
         _require_token_vectors(queries, multi_vector)
-    limit = top_k if len(fusion.legs) == 1 and not isinstance(fusion, Weighted) else candidates or max(100, 4 * top_k)
-    legs: dict[Leg, list[LegScores]] = yield FindCandidates(fusion.legs, limit)
+    legs: dict[Leg, list[LegScores]] = yield FindCandidates(fusion.legs, plan.limit)
+    legs = {leg: [_above(row, (plan.min_scores or {}).get(leg)) for row in rows] for leg, rows in legs.items()}
     if isinstance(fusion, Weighted):
-        ids = [_union(legs, i) for i in range(len(queries))]
-        wanted = [leg for leg, weight in fusion.weights.items() if weight]
-        if fusion.missing == "exact" or fusion.multi_vector:
-            yield from _complete(legs, wanted if fusion.missing == "exact" else ["multi_vector"], ids, queries)
+        yield from _complete_weighted(fusion, legs, queries)
     fused = [_fuse(fusion, legs, i) for i in range(len(queries))]
-    best = [rank(scores)[:top_k] for scores in fused]
-    if with_scores:
+    ranked = [rank(scores)[plan.offset or 0 if not plan.group_by_parent else 0 :] for scores in fused]
+    best, documents = yield from _hydrate(ranked, plan)
+    if plan.with_scores:
         every: list[Leg] = ["dense", "sparse"]
         if multi_vector and queries.multi_vector is not None:
             every.append("multi_vector")
         yield from _complete(legs, every, best, queries)
-    found: list[Document] = yield FetchDocuments(_distinct(best))
-    documents = {document.id: document for document in found}
     return [
         [
-            Hit(documents[name], fused[i][name], _scores_of(legs, i, name) if with_scores else None)
+            Hit(documents[name], fused[i][name], _scores_of(legs, i, name) if plan.with_scores else None)
             for name in best[i]
-            if name in documents
         ]
         for i in range(len(queries))
     ]
+
+
+def _above(scores: LegScores, least: float | None) -> LegScores:
+    return scores if least is None else {name: score for name, score in scores.items() if score >= least}
+
+
+def _complete_weighted(
+    fusion: Weighted, legs: dict[Leg, list[LegScores]], queries: M3Embeddings
+) -> Generator[Step, Any, None]:
+    ids = [_union(legs, i) for i in range(len(queries))]
+    wanted = [leg for leg, weight in fusion.weights.items() if weight]
+    if fusion.missing == "exact" or fusion.multi_vector:
+        yield from _complete(legs, wanted if fusion.missing == "exact" else ["multi_vector"], ids, queries)
+
+
+def _hydrate(
+    ranked: Sequence[Sequence[str]], plan: SearchPlan
+) -> Generator[Step, Any, tuple[list[list[str]], dict[str, Document]]]:
+    """Fetch documents down the ranking until each query has its hits; a document deleted meanwhile is passed over."""
+    documents: dict[str, Document] = {}
+    if not plan.group_by_parent:
+        documents = yield FetchDocuments(_distinct(names[: plan.top_k] for names in ranked))
+        return [[name for name in names[: plan.top_k] if name in documents] for names in ranked], documents
+    wanted, depth = (plan.offset or 0) + plan.top_k, 0
+    while True:
+        depth += 2 * wanted
+        asked = [
+            name for name in _distinct(names[depth - 2 * wanted : depth] for names in ranked) if name not in documents
+        ]
+        if asked:
+            documents |= yield FetchDocuments(tuple(asked))
+        best = [_first_of_parents(names[:depth], documents) for names in ranked]
+        if all(len(row) >= wanted or depth >= len(names) for row, names in zip(best, ranked, strict=True)):
+            return [row[plan.offset or 0 : wanted] for row in best], documents
+
+
+def _first_of_parents(names: Sequence[str], documents: Mapping[str, Document]) -> list[str]:
+    first: dict[str, str] = {}
+    for name in names:
+        if name in documents:
+            first.setdefault(documents[name].parent_id or name, name)
+    return list(first.values())
 
 
 def _require_token_vectors(queries: M3Embeddings, multi_vector: bool) -> None:

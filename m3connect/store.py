@@ -85,94 +85,62 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which documents an operation is about: those that pass an exact filter, or those with these ids."""
+
+    exact: Filter | None = None
+    """What tokens and numbers decide (filters.py); None lets every document pass."""
+
+    ids: tuple[str, ...] | None = None
+    """Where given, these ids alone, and `exact` need not be asked again; an empty tuple selects nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What can be said about a collection."""
+
+    name: str
+    count: int
+    dim: int
+    multi_vector: bool
+    fingerprint: str | None
+    details: Mapping[str, Any]
+    """The backend's own settings: its kind and version, indexes, precision, shards."""
+
+
 @runtime_checkable
 class HybridStore(Protocol):
-    """A collection of documents with their embeddings; every store of this package is one."""
+    """A collection of documents with their embeddings. `Store` (base.py) says what each method does."""
 
     @property
-    def dim(self) -> int:
-        """The dimension of the collection's dense vectors."""
-        ...
-
+    def name(self) -> str: ...  # noqa: D102
     @property
-    def fingerprint(self) -> str | None:
-        """The fingerprint of the encoder that filled the collection; None until one has."""
-        ...
-
+    def dim(self) -> int: ...  # noqa: D102
     @property
-    def multi_vector(self) -> bool:
-        """Whether token vectors are stored."""
-        ...
+    def multi_vector(self) -> bool: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str | None: ...  # noqa: D102
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        """Store documents, replacing those whose id is taken; of several with one id the last stays.
-
-        Raises:
-            ValueError: something is wrong with a document or its row; nothing was written.
-            CollectionMismatchError: the embeddings come from another encoder than the collection's.
-        """
-        ...
-
-    def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
-        """Say what `upsert` would refuse: reasons by position, empty where all is well."""
-        ...
-
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return documents in the order asked, absent ones left out."""
-        ...
-
-    def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings:
-        """Return stored embeddings, row i being id i.
-
-        Raises:
-            DocumentNotFoundError: an id is not in the store.
-        """
-        ...
-
-    def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return `Document.fingerprint` of each stored id, absent ones left out."""
-        ...
-
-    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
-        """Delete by ids or by filter, exactly one of them; absent ids are passed over."""
-        ...
-
-    def count(self, filter: Filter | None = None) -> int:
-        """Count documents, exactly."""
-        ...
-
-    def scroll(self, filter: Filter | None = None) -> Iterator[Document]:
-        """Walk through all documents, each once, in an order that stays the same while nothing is written."""
-        ...
-
-    def search(
+    def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]: ...  # noqa: D102
+    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    def get(self, ids: Sequence[str]) -> list[Document]: ...  # noqa: D102
+    def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings: ...  # noqa: D102
+    def fingerprints(self, ids: Sequence[str]) -> dict[str, str]: ...  # noqa: D102
+    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None: ...  # noqa: D102
+    def count(self, filter: Filter | None = None) -> int: ...  # noqa: D102
+    def scroll(self, filter: Filter | None = None) -> Iterator[Document]: ...  # noqa: D102
+    def search(  # noqa: D102
         self,
         queries: M3Embeddings,
         *,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Fusion = RRF(),  # noqa: B008  # frozen, and the signature should say what happens
+        fusion: Fusion = RRF(),  # noqa: B008
         candidates: int | None = None,
         with_scores: bool = False,
-    ) -> list[list[Hit]]:
-        """Find the best documents for each query.
-
-        Args:
-            queries: one row a query.
-            top_k: the most hits a query gets.
-            filter: only documents that pass are searched, in every leg.
-            fusion: how legs become one list.
-            candidates: how many each leg brings before fusion; None means `max(100, 4 * top_k)`.
-            with_scores: fill `Hit.scores` with the exact score of every leg that query and store both have.
-
-        Returns:
-            One list a query, best first.
-        """
-        ...
-
-    def flush(self) -> None:
-        """Make what was written fast to search, where a backend needs to be told; never needed to see it."""
-        ...
+    ) -> list[list[Hit]]: ...
+    def flush(self) -> None: ...  # noqa: D102
 
 
 def find_problems(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> dict[int, str]:
@@ -209,15 +177,11 @@ def check_batch(documents: Sequence[Document], embeddings: M3Embeddings, *, dim:
     _check_dim(embeddings, dim)
 
 
-def check_queries(queries: M3Embeddings, *, dim: int, top_k: int, candidates: int | None) -> None:
-    """Refuse a search that no store can answer."""
+def check_queries(queries: M3Embeddings, *, dim: int) -> None:
+    """Refuse queries that no store of this dimension can answer."""
     _check_dim(queries, dim)
     if not (np.isfinite(queries.dense).all() and np.isfinite(queries.sparse.values).all()):
         raise ValueError("a query has a value that is not finite")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, but is {top_k}")
-    if candidates is not None and candidates < 1:
-        raise ValueError(f"candidates must be at least 1, but is {candidates}")
 
 
 def check_fingerprint(stored: str | None, given: str | None, *, name: str) -> None:
