@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise ImportError('m3connect_qdrant needs qdrant-client: pip install "m3connect[qdrant]"') from error
 
-from m3connect_qdrant.store import QdrantStore
+from m3connect_qdrant.settings import PROFILES, QdrantSettings, VectorSettings
+from m3connect_qdrant.store import AsyncQdrantStore, QdrantStore
 
-__all__ = ["QdrantStore"]
+__all__ = ["PROFILES", "AsyncQdrantStore", "QdrantSettings", "QdrantStore", "VectorSettings"]

@@ -14,24 +14,32 @@ from qdrant_client import models
 from m3connect import filters
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
 from m3connect.errors import CollectionMismatchError
+from m3connect.fusion import Leg
 from m3connect.store import Document
 
 __all__ = [
+    "DOCUMENT_FIELDS",
     "FILTER_NUMBERS",
+    "FILTER_TENANT",
     "FILTER_TOKENS",
     "from_payload",
     "from_vectors",
     "payload_id",
     "point_id",
-    "sparse_vector",
     "to_payload",
     "to_point",
+    "to_vector",
+    "to_vectors",
     "token_matrix",
     "vectors_of",
 ]
 
 FILTER_TOKENS = "filter_tokens"
 FILTER_NUMBERS = "filter_numbers"
+FILTER_TENANT = "filter_tenant"
+
+DOCUMENT_FIELDS = ("id", "text", "metadata", "parent_id")
+"""The payload that makes a document; the rest is there for filters and for `fingerprints`."""
 
 _NAMESPACE = uuid.UUID("5b0f1a52-8c0e-5d6f-9a43-6d3363b6e3c1")
 """Never changes: point ids are derived from it."""
@@ -49,10 +57,13 @@ def point_id(document_id: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def to_payload(document: Document) -> dict[str, Any]:
-    """Return the payload of a document's point; what `Document.fingerprint` hashes is what is stored."""
+def to_payload(document: Document, *, tenant_field: str | None = None) -> dict[str, Any]:
+    """Return the payload of a document's point; what `Document.fingerprint` hashes is what is stored.
+
+    The tenant, where it is a string, a bool or a number, stands once more in a field of its own, for its index.
+    """
     metadata = json.loads(json.dumps(dict(document.metadata)))
-    return {
+    payload = {
         "id": document.id,
         "text": document.text,
         "metadata": metadata,
@@ -61,6 +72,10 @@ def to_payload(document: Document) -> dict[str, Any]:
         FILTER_TOKENS: filters.tokens(metadata),
         FILTER_NUMBERS: filters.numbers(metadata),
     }
+    if tenant_field is not None and tenant_field in metadata:
+        tokens = filters.tokens({tenant_field: metadata[tenant_field]})
+        payload.update((FILTER_TENANT, token) for token in tokens if token.startswith("="))
+    return payload
 
 
 def from_payload(payload: Mapping[str, Any] | None) -> Document:
@@ -94,13 +109,25 @@ def to_point(payload: Mapping[str, Any], embeddings: M3Embeddings, i: int, *, mu
 
     A vector without entries is left out: Qdrant takes no empty multi-vector.
     """
-    vectors: dict[str, Any] = {"dense": embeddings.dense[i].tolist()}
-    sparse = sparse_vector(embeddings, i)
-    if sparse is not None:
-        vectors["sparse"] = sparse
-    if multi_vector and len(embeddings.require_multi_vector()[i]):
-        vectors["multi_vector"] = embeddings.require_multi_vector()[i].tolist()
-    return models.PointStruct(id=point_id(payload["id"]), vector=vectors, payload=dict(payload))
+    legs: tuple[Leg, ...] = ("dense", "sparse", "multi_vector") if multi_vector else ("dense", "sparse")
+    return models.PointStruct(id=point_id(payload["id"]), vector=to_vectors(embeddings, i, legs), payload=dict(payload))
+
+
+def to_vectors(embeddings: M3Embeddings, i: int, legs: Sequence[Leg]) -> dict[str, Any]:
+    """Return row i as named vectors, those without entries left out."""
+    vectors = {leg: to_vector(embeddings, i, leg) for leg in legs}
+    return {leg: vector for leg, vector in vectors.items() if vector is not None}
+
+
+def to_vector(embeddings: M3Embeddings, i: int, leg: Leg) -> Any:  # noqa: ANN401  # by leg
+    """Return one view of row i as Qdrant takes it, stored or as a query; None where it has no entries."""
+    if leg == "dense":
+        return embeddings.dense[i].tolist()
+    if leg == "sparse":
+        indices, values = embeddings.sparse.row(i)
+        return models.SparseVector(indices=indices.tolist(), values=values.tolist()) if len(indices) else None
+    matrix = embeddings.require_multi_vector()[i]
+    return matrix.tolist() if len(matrix) else None
 
 
 def from_vectors(vectors: Sequence[Mapping[str, Any]], *, dim: int, multi_vector: bool) -> M3Embeddings:
@@ -130,9 +157,3 @@ def vectors_of(record: models.Record) -> Mapping[str, Any]:
 def token_matrix(vectors: Mapping[str, Any], dim: int) -> FloatArray:
     """Return the token vectors [t, d] of a stored point; none are an empty matrix."""
     return np.asarray(vectors.get("multi_vector") or [], np.float32).reshape(-1, dim)
-
-
-def sparse_vector(embeddings: M3Embeddings, i: int) -> models.SparseVector | None:
-    """Return a sparse row as Qdrant takes it, or None where it has no entries."""
-    indices, values = embeddings.sparse.row(i)
-    return models.SparseVector(indices=indices.tolist(), values=values.tolist()) if len(indices) else None

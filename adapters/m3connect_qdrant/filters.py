@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from qdrant_client import models
 
 from m3connect.filters import And, Filter, HasToken, Not, NumberRange, Or, number_name
-from m3connect_qdrant.convert import FILTER_NUMBERS, FILTER_TOKENS, point_id
+from m3connect.store import Selection
+from m3connect_qdrant.convert import FILTER_NUMBERS, FILTER_TENANT, FILTER_TOKENS, point_id
 
 __all__ = ["has_ids", "render", "to_filter"]
 
 _BOUND_NAMES = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
-def to_filter(exact: Filter | None, ids: Sequence[str] | None) -> models.Filter | None:
-    """Render what `m3connect.narrowing.narrow` returns; None lets every point pass."""
-    if ids is not None:
-        return has_ids(ids)
-    return None if exact is None else render(exact)
+def to_filter(selection: Selection, tenant_field: str | None = None) -> models.Filter | None:
+    """Render a selection; None lets every point pass."""
+    if selection.ids is not None:
+        return has_ids(selection.ids)
+    return None if selection.exact is None else render(selection.exact, tenant_field)
 
 
 def has_ids(ids: Sequence[str]) -> models.Filter:
@@ -26,8 +28,12 @@ def has_ids(ids: Sequence[str]) -> models.Filter:
     return models.Filter(must=[models.HasIdCondition(has_id=[point_id(name) for name in ids])])
 
 
-def render(condition: Filter) -> models.Filter:
+def render(condition: Filter, tenant_field: str | None = None) -> models.Filter:
     """Render an exact condition (`m3connect.filters.is_exact`).
+
+    Args:
+        condition: a filter.
+        tenant_field: the metadata key whose values have an index of their own.
 
     Raises:
         ValueError: it is no filter, or one that only the metadata itself can decide.
@@ -39,21 +45,24 @@ def render(condition: Filter) -> models.Filter:
     """
     match condition:
         case HasToken(any_of):
-            return _has_token(any_of)
+            return _has_token(any_of, tenant_field)
         case NumberRange(key, op, bound):
             limits = models.Range.model_validate({_BOUND_NAMES[op]: float(bound)})
             return models.Filter(must=[models.FieldCondition(key=f"{FILTER_NUMBERS}.{number_name(key)}", range=limits)])
         case And(parts):
-            return models.Filter(must=[render(part) for part in parts])
+            return models.Filter(must=[render(part, tenant_field) for part in parts])
         case Or(parts):
             # Qdrant reads an empty `should` as no condition at all.
-            return models.Filter(should=[render(part) for part in parts]) if parts else has_ids([])
+            return models.Filter(should=[render(part, tenant_field) for part in parts]) if parts else has_ids([])
         case Not(part):
-            return models.Filter(must_not=[render(part)])
+            return models.Filter(must_not=[render(part, tenant_field)])
     raise ValueError(f"expected a filter built with field(...) that tokens and numbers decide, but got {condition!r}")
 
 
-def _has_token(any_of: Sequence[str]) -> models.Filter:
+def _has_token(any_of: Sequence[str], tenant_field: str | None) -> models.Filter:
     if not any_of:
         return has_ids([])
-    return models.Filter(must=[models.FieldCondition(key=FILTER_TOKENS, match=models.MatchAny(any=list(any_of)))])
+    # A token too long to be spelled out does not tell its key; it is among the other tokens too.
+    of_tenant = tenant_field is not None and all(token.startswith(f"={json.dumps(tenant_field)}:") for token in any_of)
+    key = FILTER_TENANT if of_tenant else FILTER_TOKENS
+    return models.Filter(must=[models.FieldCondition(key=key, match=models.MatchAny(any=list(any_of)))])

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from qdrant_client import models
+
 from m3connect.embeddings import M3Embeddings
 from m3connect.store import Document
 
-__all__ = ["in_batches", "point_sizes", "request_size", "size_problem"]
+__all__ = ["in_batches", "point_sizes", "request_size", "size_problem", "too_many_numbers", "vectors_size"]
 
 _FLOAT_SIZE = 23
 """Bytes of a float32 in JSON with its comma, at most (like -0.012345678918063641)."""
@@ -49,7 +51,7 @@ def size_problem(
     if not server:
         return None
     numbers = 0 if matrix is None else matrix.size
-    if matrix is not None and numbers >= _MULTI_VECTOR_LIMIT:
+    if matrix is not None and too_many_numbers(len(matrix), dim):
         return (
             f"it has {len(matrix)} token vectors, but a Qdrant server takes at most {(_MULTI_VECTOR_LIMIT - 1) // dim} "
             f"of dimension {dim} a document: split the text, or encode it with a lower max_length"
@@ -71,9 +73,29 @@ def point_sizes(payloads: Sequence[Mapping[str, Any]], embeddings: M3Embeddings,
     ]
 
 
-def request_size(queries: M3Embeddings, i: int, *, ids: int) -> int:
-    """Estimate the bytes of a search request for query i whose filter names so many ids."""
-    return _FLOAT_SIZE * max(queries.dim, 2 * len(queries.sparse.row(i)[0])) + _ID_SIZE * ids + 256
+def vectors_size(vectors: Mapping[str, Any]) -> int:
+    """Estimate the bytes of named vectors (`convert.to_vectors`) in a request, from above."""
+    return 256 + _FLOAT_SIZE * sum(_numbers(vector) for vector in vectors.values())
+
+
+def request_size(request: models.QueryRequest | models.Prefetch, *, ids: int) -> int:
+    """Estimate the bytes of a search whose filters name so many ids, from above."""
+    prefetches = request.prefetch if isinstance(request.prefetch, list) else []
+    own = 512 + _FLOAT_SIZE * _numbers(request.query) + (_ID_SIZE * ids if request.filter is not None else 0)
+    return own + sum(request_size(prefetch, ids=ids) for prefetch in prefetches)
+
+
+def too_many_numbers(rows: int, dim: int) -> bool:
+    """Say whether a server refuses so many token vectors in one multi-vector, stored or as a query."""
+    return rows * dim >= _MULTI_VECTOR_LIMIT
+
+
+def _numbers(vector: Any) -> int:  # noqa: ANN401  # a vector of any kind, or another query
+    if isinstance(vector, models.SparseVector):
+        return 2 * len(vector.indices)
+    if not isinstance(vector, list) or not vector:
+        return 0
+    return len(vector) * (len(vector[0]) if isinstance(vector[0], list) else 1)
 
 
 def in_batches(sizes: Sequence[int], *, most: int = 256) -> Iterator[slice]:

@@ -6,7 +6,7 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from weakref import WeakKeyDictionary
 
-from qdrant_client import QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient
 
 __all__ = ["is_local", "lock_of"]
 
@@ -14,7 +14,7 @@ _locks: WeakKeyDictionary[QdrantClient, threading.RLock] = WeakKeyDictionary()
 _guard = threading.Lock()
 
 
-def is_local(client: QdrantClient) -> bool:
+def is_local(client: QdrantClient | AsyncQdrantClient) -> bool:
     """Say whether the client computes by itself (`:memory:` or `path=`) instead of asking a server."""
     options = client.init_options
     return options.get("location") == ":memory:" or options.get("path") is not None

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m3connect import Document, M3Embeddings, MemoryStore, SparseRows, Weighted
+from m3connect import RRF, Document, M3Embeddings, MemoryStore, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError, FilterTooBroadError
 from m3connect.filters import And, Filter, HasToken, Not, Or, field
+from m3connect.store import Selection
 from m3connect.testing import FakeEncoder
 
 pytest.importorskip("qdrant_client")
@@ -137,7 +138,8 @@ def test_the_first_batch_with_a_fingerprint_sets_it_for_all_handles(client: Qdra
     store.upsert(DOCUMENTS[:1], FakeEncoder(fingerprint=None).encode(["red apple"]))
     assert store.fingerprint is None
     store.upsert(DOCUMENTS, encode(DOCUMENTS))
-    assert store.fingerprint == other.fingerprint == QdrantStore(client, "docs").fingerprint == "fake-encoder"
+    assert store.fingerprint == other.info().fingerprint == other.fingerprint == "fake-encoder"
+    assert QdrantStore(client, "docs").fingerprint == "fake-encoder"
 
 
 def test_a_handle_opened_before_the_first_batch_refuses_another_encoder(client: QdrantClient) -> None:
@@ -331,7 +333,7 @@ def test_a_substring_is_not_rendered() -> None:
     with pytest.raises(ValueError, match="tokens and numbers decide"):
         render(field("title").text_contains("x"))
     with pytest.raises(ValueError, match="built with field"):
-        to_filter({"lang": "de"}, None)  # type: ignore[arg-type]
+        to_filter(Selection({"lang": "de"}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("condition", [HasToken(()), Or(()), Not(And(())), field("lang").in_([])])
@@ -346,11 +348,15 @@ def test_a_substring_that_leaves_too_many_is_refused_before_reading(
     client: QdrantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = filled(client)
-    monkeypatch.setattr("m3connect_qdrant.store.MOST_READ", 2)
+    monkeypatch.setattr("m3connect.flows.MOST_READ", 2)
     sea = field("title").text_contains("blue", case=False)
     assert [document.id for document in store.scroll((field("lang") == "en") & sea)] == ["b"]
     monkeypatch.setattr(client, "scroll", None)
-    for refused in (store.scroll, store.count, lambda condition: store.delete(filter=condition)):
+    for refused in (
+        lambda condition: list(store.scroll(condition)),
+        store.count,
+        lambda condition: store.delete(filter=condition),
+    ):
         with pytest.raises(FilterTooBroadError, match="3 documents to read, more than 2"):
             refused(sea)
     with pytest.raises(FilterTooBroadError):
@@ -447,17 +453,17 @@ def test_replacing_a_document_drops_the_vectors_it_no_longer_has(client: QdrantC
     assert len(back.require_multi_vector()[0]) == 0
 
 
-def test_both_legs_of_all_queries_are_one_request(client: QdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_legs_of_all_queries_are_one_request(client: QdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(client)
     sent: list[int] = []
     ask = client.query_batch_points
 
-    def counted(name: str, requests: Any) -> Any:
+    def counted(collection_name: str, requests: Any) -> Any:
         sent.append(len(requests))
-        return ask(name, requests)
+        return ask(collection_name, requests)
 
     monkeypatch.setattr(client, "query_batch_points", counted)
-    hits = store.search(ENCODER.encode(["red", "", "sea"]))
+    hits = store.search(ENCODER.encode(["red", "", "sea"]), fusion=RRF(weights=(1, 2)))
     assert sent == [5]  # three dense, two sparse: a sparse query without tokens is not sent
     assert [len(row) for row in hits] == [3, 3, 3]
 

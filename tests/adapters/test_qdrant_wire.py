@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from store_checks import assert_same_search, fill, random_embeddings
 
-from m3connect import RRF, Document, M3Embeddings, MemoryStore, SparseRows, Weighted
+from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
 from m3connect import filters as f
 from m3connect.testing import FakeEncoder
 
@@ -30,18 +31,28 @@ class StandIn:
 
     local: QdrantClient = field(default_factory=lambda: QdrantClient(":memory:"))
     requests: list[tuple[str, Any, int]] = field(default_factory=list)
+    indexes: dict[str, Any] = field(default_factory=dict)
 
     def client(self) -> QdrantClient:
         return QdrantClient(url="http://127.0.0.1:1", check_compatibility=False, transport=httpx.MockTransport(self))
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else {}
+        if request.url.path == "/":
+            return httpx.Response(200, json={"title": "qdrant", "version": "1.99.0"})
         _, name, *rest = request.url.path.strip("/").split("/")
         route = f"{request.method} {'/'.join(rest)}".strip()
         self.requests.append((route, body | dict(request.url.params), len(request.content)))
-        return httpx.Response(
-            200, json={"result": plain(ROUTES[route](self.local, name, body)), "status": "ok", "time": 0}
-        )
+        result = plain(ROUTES[route](self.local, name, body))
+        if route == "PUT index":
+            kind = body["field_schema"]
+            self.indexes[body["field_name"]] = {
+                "data_type": kind if isinstance(kind, str) else kind["type"],
+                "points": 0,
+            }
+        if route == "GET":
+            result["payload_schema"] = self.indexes
+        return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
 
     def sent(self, route: str) -> list[Any]:
         return [body for asked, body, _ in self.requests if asked == route]
@@ -70,7 +81,18 @@ def scroll(local: QdrantClient, name: str, body: dict[str, Any]) -> dict[str, An
 
 def query(local: QdrantClient, name: str, body: dict[str, Any]) -> list[Any]:
     asked = models.QueryRequestBatch.model_validate(body).searches
-    return list(local.query_batch_points(name, [one.model_copy(update={"params": None}) for one in asked]))
+    return list(local.query_batch_points(name, [without_params(one) for one in asked]))
+
+
+def without_params(one: Any) -> Any:
+    """Local mode warns when it is told to be exact, which it always is."""
+    inner = [without_params(prefetch) for prefetch in one.prefetch or ()]
+    return one.model_copy(update={"params": None, "prefetch": inner or None})
+
+
+def upsert(local: QdrantClient, name: str, body: dict[str, Any]) -> Any:
+    asked = models.PointsList.model_validate(body)
+    return local.upsert(name, asked.points, update_filter=asked.update_filter)
 
 
 def selector(body: dict[str, Any]) -> Any:
@@ -89,7 +111,14 @@ ROUTES: dict[str, Callable[[QdrantClient, str, dict[str, Any]], Any]] = {
     "PUT": create,
     "PATCH": lambda local, name, body: local.update_collection(name, metadata=body["metadata"]),
     "PUT index": lambda *_: {"status": "completed", "operation_id": 1},
-    "PUT points": lambda local, name, body: local.upsert(name, models.PointsList.model_validate(body).points),
+    "PUT points": upsert,
+    "PUT points/vectors": lambda local, name, body: local.update_vectors(
+        name, models.UpdateVectors.model_validate(body).points
+    ),
+    "POST points/vectors/delete": lambda local, name, body: local.delete_vectors(
+        name, body["vector"], models.PointIdsList(points=body["points"])
+    ),
+    "DELETE": lambda local, name, _: local.delete_collection(name),
     "POST points": retrieve,
     "POST points/scroll": scroll,
     "POST points/count": lambda local, name, body: local.count(name, models.CountRequest.model_validate(body).filter),
@@ -141,17 +170,20 @@ def test_over_the_wire_all_is_as_in_memory(server: StandIn) -> None:
     store = QdrantStore(server.client(), "docs", dim=16, multi_vector=True)
     oracle = MemoryStore(dim=16, multi_vector=True)
     batch = [*documents(20), Document("empty", "", {"n": None}, "id 0")]
-    for one in (store, oracle):
-        one.upsert(batch, encode(batch, multi_vector=True))
-    queries = ENCODER.encode(["word3 common", "", "word7"], multi_vector=True)
+    vectors = M3Embeddings.concatenate(
+        [
+            random_embeddings(20, seed=1, multi_vector=True),
+            replace(ENCODER.encode([""], multi_vector=True), fingerprint=None),
+        ]
+    )
+    fill([store, oracle], batch, vectors)
+    queries = random_embeddings(3, seed=2, multi_vector=True)
+    queries = replace(queries, sparse=SparseRows.from_dicts([*queries.sparse.to_dicts()[:2], {}]))
     conditions = [None, f.field("n").between(2, 9), ~(f.field("even") == True), f.field("title").text_contains("1")]  # noqa: E712
     for condition in conditions:
-        for fusion in (RRF(), Weighted(1, 0.3, 1), Weighted(missing="zero")):
-            found, expected = (
-                one.search(queries, filter=condition, fusion=fusion, with_scores=True) for one in (store, oracle)
-            )
-            for hits, wanted in zip(found, expected, strict=True):
-                assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in wanted], abs=1e-5)
+        for fusion in (RRF(), RRF(weights=(1, 2)), Weighted(1, 0.3, 1), Weighted(missing="zero"), Weighted(), Sparse()):
+            options = {"fusion": fusion, "filter": condition, "with_scores": True, "candidates": 7}
+            assert_same_search(store, oracle, queries, **options)
         assert store.count(condition) == oracle.count(condition)
         assert sorted(one.id for one in store.scroll(condition)) == [one.id for one in oracle.scroll(condition)]
     assert store.get(["empty", "id 3"]) == oracle.get(["empty", "id 3"])
@@ -166,29 +198,55 @@ def test_over_the_wire_all_is_as_in_memory(server: StandIn) -> None:
     assert store.count() == oracle.count()
 
 
-def test_a_search_is_one_request_that_asks_for_ids_alone(server: StandIn) -> None:
-    store = QdrantStore(server.client(), "docs", dim=16)
-    store.upsert(documents(30), encode(documents(30)))
+@pytest.mark.parametrize(
+    "fusion", [RRF(), RRF(k=0, weights=(2, 2)), Dense(), Sparse(), Weighted(), Weighted(1, 0.3, 1)]
+)
+def test_a_search_is_one_request_that_brings_the_documents(server: StandIn, fusion: Any) -> None:
+    store = QdrantStore(server.client(), "docs", dim=16, multi_vector=True)
+    store.upsert(documents(30), random_embeddings(30, seed=1, multi_vector=True))
     server.requests.clear()
-    store.search(encode(documents(3)), top_k=5, candidates=7, filter=f.field("even") == True)  # noqa: E712
-    assert [route for route, _, _ in server.requests] == ["POST points/query/batch", "POST points"]
+    store.search(random_embeddings(3, seed=2, multi_vector=True), top_k=5, fusion=fusion)
+    assert [route for route, _, _ in server.requests] == ["POST points/query/batch"]
     (asked,) = server.sent("POST points/query/batch")
-    assert [one["using"] for one in asked["searches"]] == ["dense"] * 3 + ["sparse"] * 3
-    assert all(one["limit"] == 7 and one["with_payload"] == ["id"] for one in asked["searches"])
-    assert all(one["filter"]["must"][0]["key"] == "filter_tokens" for one in asked["searches"])
-    assert len(server.sent("POST points")[0]["ids"]) <= 15
+    assert [one["limit"] for one in asked["searches"]] == [5, 5, 5]
+    assert all(one["with_payload"] == ["id", "text", "metadata", "parent_id"] for one in asked["searches"])
 
 
-def test_scores_of_named_documents_are_asked_for_exactly(server: StandIn) -> None:
+def test_reciprocal_ranks_are_asked_for_with_a_filter_in_each_leg(server: StandIn) -> None:
     store = QdrantStore(server.client(), "docs", dim=16)
-    store.upsert(documents(30), encode(documents(30)))
-    store.search(encode(documents(2)), top_k=3, candidates=4, fusion=Weighted())
-    candidates, *scored = server.sent("POST points/query/batch")
-    assert scored
-    assert all("params" not in one for one in candidates["searches"])
-    for one in scored[0]["searches"]:
+    store.upsert(documents(30), random_embeddings(30, seed=1))
+    store.search(random_embeddings(1, seed=2), candidates=7, filter=f.field("even") == True)  # noqa: E712
+    ((asked,),) = (sent["searches"] for sent in server.sent("POST points/query/batch"))
+    assert asked["query"] == {"rrf": {"k": 61}}
+    assert [(leg["using"], leg["limit"]) for leg in asked["prefetch"]] == [("dense", 7), ("sparse", 7)]
+    assert all(leg["filter"]["must"][0]["key"] == "filter_tokens" for leg in asked["prefetch"])
+    assert 0 < asked["prefetch"][1]["score_threshold"] < 1e-30
+
+
+def test_the_score_of_m3_is_asked_for_over_the_same_candidates_in_every_leg(server: StandIn) -> None:
+    store = QdrantStore(server.client(), "docs", dim=16, multi_vector=True)
+    store.upsert(documents(30), random_embeddings(30, seed=1, multi_vector=True))
+    queries = random_embeddings(1, seed=2, multi_vector=True)
+    store.search(queries, candidates=7, fusion=Weighted(1, 0.3, 1))
+    ((asked,),) = (sent["searches"] for sent in server.sent("POST points/query/batch"))
+    share = 1 / len(queries.require_multi_vector()[0])
+    weights = [term["mult"] for term in asked["query"]["formula"]["sum"]]
+    assert weights == [[1.0, "$score[0]"], [0.3, "$score[1]"], [pytest.approx(share), "$score[2]"]]
+    for leg, scored in zip(["dense", "sparse", "multi_vector"], asked["prefetch"], strict=True):
+        assert (scored["using"], scored["limit"], scored["params"]) == (leg, 14, {"exact": True})
+        assert [(one["using"], one["limit"]) for one in scored["prefetch"]] == [("dense", 7), ("sparse", 7)]
+        assert all("params" not in one for one in scored["prefetch"])
+
+
+def test_scores_of_named_documents_are_asked_for_exactly_and_in_one_request(server: StandIn) -> None:
+    store = QdrantStore(server.client(), "docs", dim=16)
+    store.upsert(documents(30), random_embeddings(30, seed=1))
+    store.search(random_embeddings(2, seed=2), top_k=3, candidates=4, with_scores=True)
+    _, scored = server.sent("POST points/query/batch")
+    assert [one["using"] for one in scored["searches"]] == ["dense", "dense", "sparse", "sparse"]
+    for one in scored["searches"]:
         assert one["params"] == {"exact": True}
-        assert len(one["filter"]["must"][0]["has_id"]) == one["limit"]
+        assert len(one["filter"]["must"][0]["has_id"]) == one["limit"] == 3
 
 
 def test_no_write_is_larger_than_a_server_takes(server: StandIn) -> None:
