@@ -7,6 +7,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('m3connect_milvus needs pymilvus: pip install "m3connect[milvus]"') from error
 
-from m3connect_milvus.store import MilvusStore
+from m3connect_milvus.settings import PROFILES, MilvusSettings
+from m3connect_milvus.store import AsyncMilvusStore, MilvusStore
 
-__all__ = ["MilvusStore"]
+__all__ = ["PROFILES", "AsyncMilvusStore", "MilvusSettings", "MilvusStore"]

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from m3connect import filters, scoring
-from m3connect.embeddings import M3Embeddings, SparseRows
+from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
+from m3connect.fusion import Leg
 from m3connect.store import Document
+from m3connect_milvus.columns import Columns
 from m3connect_milvus.schema import MOST_ID_BYTES, MOST_JSON_BYTES, MOST_TEXT_BYTES, MOST_TOKENS
 
 __all__ = [
@@ -19,12 +21,14 @@ __all__ = [
     "Row",
     "batches",
     "limit_problem",
+    "rewritten",
     "scores_from_hits",
     "scores_from_rows",
     "sparse_from_rows",
     "to_document",
     "to_embeddings",
     "to_row",
+    "vector_rows",
 ]
 
 Row: TypeAlias = dict[str, Any]
@@ -61,8 +65,8 @@ def limit_problem(document: Document) -> str | None:
     return None
 
 
-def to_row(document: Document, dense: Sequence[float] | np.ndarray[Any, Any], sparse: Mapping[int, float]) -> Row:
-    """Turn a document and its embeddings into the row that is written."""
+def to_row(document: Document, vectors: Mapping[str, Any], columns: Columns | None = None) -> Row:
+    """Turn a document and its vectors (`vector_rows`) into the row that is written."""
     return {
         "id": document.id,
         "text": document.text,
@@ -71,9 +75,31 @@ def to_row(document: Document, dense: Sequence[float] | np.ndarray[Any, Any], sp
         "fingerprint": document.fingerprint,
         "filter_tokens": filters.tokens(document.metadata),
         "filter_numbers": _json(filters.numbers(document.metadata)),
-        "dense": dense,
-        "sparse": sparse or EMPTY_SPARSE,
+        **(columns.values(document.metadata) if columns else {}),
+        **vectors,
     }
+
+
+def vector_rows(
+    embeddings: M3Embeddings, *, half: bool = False, legs: Sequence[Leg] = ("dense", "sparse")
+) -> list[dict[str, Any]]:
+    """Turn embeddings into the vector fields of rows; the legs that Milvus cannot keep are left out."""
+    rows: list[dict[str, Any]] = [{} for _ in range(len(embeddings))]
+    if "dense" in legs:
+        dense = embeddings.dense.astype(np.float16 if half else np.float32, copy=False)
+        for row, vector in zip(rows, dense, strict=True):
+            row["dense"] = vector
+    if "sparse" in legs:
+        for row, weights in zip(rows, embeddings.sparse.to_dicts(), strict=True):
+            row["sparse"] = weights or EMPTY_SPARSE
+    return rows
+
+
+def rewritten(row: Mapping[str, Any], vectors: Mapping[str, Any], *, half: bool) -> Row:
+    """Turn a row that was read whole into one that can be written, with some vectors replaced."""
+    dense = _dense_from_rows([row]).astype(np.float16 if half else np.float32)[0]
+    texts = {name: _json(row[name]) for name in ("metadata", "filter_numbers")}
+    return {**row, **texts, "filter_tokens": list(row["filter_tokens"]), "dense": dense, **vectors}
 
 
 def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -98,7 +124,7 @@ def to_document(row: Mapping[str, Any]) -> Document:
 
 def to_embeddings(rows: Sequence[Mapping[str, Any]], *, dim: int, fingerprint: str | None) -> M3Embeddings:
     """Read embeddings back from rows, row i being row i."""
-    dense = np.array([row["dense"] for row in rows], np.float32).reshape(len(rows), dim)
+    dense = _dense_from_rows(rows).reshape(len(rows), dim)
     return M3Embeddings(dense, sparse_from_rows(rows), fingerprint=fingerprint)
 
 
@@ -126,10 +152,21 @@ def scores_from_rows(query: M3Embeddings, rows: Sequence[Mapping[str, Any]], leg
     """Score stored rows exactly for one query."""
     names = [row["id"] for row in rows]
     if leg == "dense":
-        scores = scoring.dense(query.dense, np.array([row["dense"] for row in rows]).reshape(len(rows), query.dim))
+        scores = scoring.dense(query.dense, _dense_from_rows(rows).reshape(len(rows), query.dim))
     else:
         scores = scoring.sparse(query.sparse, sparse_from_rows(rows))
     return dict(zip(names, scores[0].tolist(), strict=True))
+
+
+def _dense_from_rows(rows: Sequence[Mapping[str, Any]]) -> FloatArray:
+    """Stack dense vectors; pymilvus gives those of 16 bits as bytes, alone or in a list."""
+    return np.array([_dense(row["dense"]) for row in rows], np.float32)
+
+
+def _dense(vector: Any) -> Any:  # noqa: ANN401  # pymilvus' forms
+    if isinstance(vector, list) and len(vector) == 1 and isinstance(vector[0], bytes):
+        vector = vector[0]
+    return np.frombuffer(vector, np.float16) if isinstance(vector, bytes) else vector
 
 
 def _is_empty(sparse: Mapping[int, float]) -> bool:
@@ -146,6 +183,7 @@ def _bytes(text: str) -> int:
 
 
 def _size(row: Row) -> int:
-    """Estimate the bytes of a row in a request, from above."""
-    texts = 4 * len(row["text"]) + 4 * len(row["metadata"]) + len(row["filter_numbers"])
-    return texts + 100 * len(row["filter_tokens"]) + 4 * len(row["dense"]) + 12 * len(row["sparse"]) + 2048
+    """Estimate the bytes of a row in a request, from above; a row of vectors alone has no text."""
+    texts = sum(len(row.get(name) or "") for name in ("id", "text", "metadata", "parent_id", "filter_numbers"))
+    vectors = 4 * len(row.get("dense", ())) + 12 * len(row.get("sparse", ()))
+    return 4 * texts + 100 * len(row.get("filter_tokens", ())) + vectors + 2048

@@ -1,15 +1,18 @@
 """Filter expressions as Milvus writes them, and string literals that stay inside their quotes.
 
 Only what means the same on a server and on Lite is used: membership in the array `filter_tokens`, order on numbers in
-the JSON field `filter_numbers`, and `id in [...]`. A comparison with a missing JSON key is unknown in Milvus, and so is
-its negation; therefore negations are pushed down to the leaves and spelled out there.
+the JSON field `filter_numbers`, both also in declared columns, and `id in [...]`. A comparison with a missing JSON key
+or with null is unknown in Milvus, and so is its negation; therefore negations are pushed down to the leaves and spelled
+out there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from m3connect.filters import And, Filter, HasToken, Not, NumberRange, Or, number_name
+from m3connect_milvus.columns import TENANT, Columns
 
 __all__ = ["EVERYTHING", "NOTHING", "both", "literal", "one_of", "to_expression"]
 
@@ -59,8 +62,12 @@ def both(left: str, right: str) -> str:
     return f"({left}) and ({right})" if left and right else left or right
 
 
-def to_expression(condition: Filter | None) -> str:
+def to_expression(condition: Filter | None, columns: Columns | None = None) -> str:
     """Write a filter that tokens and numbers decide (`m3connect.filters.is_exact`) as an expression.
+
+    Args:
+        condition: the filter.
+        columns: the declared columns of the collection, which are asked where they can tell.
 
     Returns:
         The expression; empty for None.
@@ -72,53 +79,82 @@ def to_expression(condition: Filter | None) -> str:
         >>> from m3connect.filters import field
         >>> to_expression((field("year") >= 1990) & (field("year") < 2000))
         '(filter_numbers["n_year"] >= 1990.0 and filter_numbers["n_year"] < 2000.0)'
+        >>> to_expression(field("year") >= 1990, Columns({"year": "number"}))
+        'n_year >= 1990.0'
     """
-    return "" if condition is None else _render(condition, False, 0)
+    return "" if condition is None else _Writer(columns or Columns()).write(condition, False, 0)
 
 
-def _render(condition: Filter, negated: bool, depth: int) -> str:
-    match condition:
-        case HasToken(any_of):
-            return _has_token(any_of, negated)
-        case NumberRange():
-            return _number_range(condition, negated)
-        case Not(part):
-            return _render(part, not negated, depth)
-        case And() | Or():
-            return _connect(condition, negated, depth + 1)
-    raise ValueError(f"Milvus can be asked for tokens and numbers, not for {condition!r}")
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    columns: Columns
+
+    def write(self, condition: Filter, negated: bool, depth: int) -> str:
+        match condition:
+            case HasToken(any_of):
+                return self._has_token(any_of, negated)
+            case NumberRange():
+                return self._number_range(condition, negated)
+            case Not(part):
+                return self.write(part, not negated, depth)
+            case And() | Or():
+                return self._connect(condition, negated, depth + 1)
+        raise ValueError(f"Milvus can be asked for tokens and numbers, not for {condition!r}")
+
+    def _has_token(self, any_of: tuple[str, ...], negated: bool) -> str:
+        """Ask columns for the tokens they know, and `filter_tokens` for the others."""
+        known: dict[str, list[str | float]] = {}
+        others: list[str] = []
+        for token in any_of:
+            place = self.columns.place(token)
+            if place is None:
+                others.append(token)
+            else:
+                known.setdefault(place[0], []).append(place[1])
+        parts = [_in_column(name, values, negated) for name, values in known.items()]
+        if others:
+            quoted = ", ".join(literal(token) for token in others)
+            expression = f"array_contains_any(filter_tokens, [{quoted}])"
+            parts.append(f"not ({expression})" if negated else expression)
+        return _join(parts, conjunction=negated)
+
+    def _number_range(self, condition: NumberRange, negated: bool) -> str:
+        bound = repr(float(condition.bound))
+        column = self.columns.range_of(condition.key)
+        name = column or f'filter_numbers["{number_name(condition.key)}"]'
+        if not negated:
+            return f"{name} {condition.op} {bound}"
+        missing = f"{name} is null" if column else f"not (exists {name})"
+        return f"({missing} or {name} {_OPPOSITES[condition.op]} {bound})"
+
+    def _connect(self, condition: And | Or, negated: bool, depth: int) -> str:
+        """Join parts, those of nested `And` in `And` (or `Or` in `Or`) on one level."""
+        if depth > _DEEPEST:
+            raise ValueError(f"the filter alternates & and | more than {_DEEPEST} levels deep: write it flatter")
+        conjunction = isinstance(condition, And) != negated
+        waiting: list[tuple[Filter, bool]] = [(condition, negated)]
+        parts: list[str] = []
+        while waiting:
+            part, inverted = waiting.pop()
+            while isinstance(part, Not):
+                part, inverted = part.part, not inverted
+            if isinstance(part, And | Or) and (isinstance(part, And) != inverted) == conjunction:
+                waiting += [(member, inverted) for member in reversed(part.parts)]
+            else:
+                parts.append(self.write(part, inverted, depth))
+        return _join(parts, conjunction=conjunction)
 
 
-def _has_token(any_of: tuple[str, ...], negated: bool) -> str:
-    if not any_of:
-        return EVERYTHING if negated else NOTHING
-    quoted = ", ".join(literal(token) for token in any_of)
-    expression = f"array_contains_any(filter_tokens, [{quoted}])"
-    return f"not ({expression})" if negated else expression
-
-
-def _number_range(condition: NumberRange, negated: bool) -> str:
-    name = f'filter_numbers["{number_name(condition.key)}"]'
+def _in_column(name: str, values: list[str | float], negated: bool) -> str:
+    """One value is compared with `==`, which partition isolation asks for."""
+    written = [literal(value) if isinstance(value, str) else repr(value) for value in values]
     if not negated:
-        return f"{name} {condition.op} {float(condition.bound)!r}"
-    return f"(not (exists {name}) or {name} {_OPPOSITES[condition.op]} {float(condition.bound)!r})"
+        return f"{name} == {written[0]}" if len(written) == 1 else f"{name} in [{', '.join(written)}]"
+    differs = f"{name} not in [{', '.join(written)}]"
+    return differs if name == TENANT else f"({name} is null or {differs})"
 
 
-def _connect(condition: And | Or, negated: bool, depth: int) -> str:
-    """Join parts, those of nested `And` in `And` (or `Or` in `Or`) on one level."""
-    if depth > _DEEPEST:
-        raise ValueError(f"the filter alternates & and | more than {_DEEPEST} levels deep: write it flatter")
-    conjunction = isinstance(condition, And) != negated
-    waiting: list[tuple[Filter, bool]] = [(condition, negated)]
-    parts: list[str] = []
-    while waiting:
-        part, inverted = waiting.pop()
-        while isinstance(part, Not):
-            part, inverted = part.part, not inverted
-        if isinstance(part, And | Or) and (isinstance(part, And) != inverted) == conjunction:
-            waiting += [(member, inverted) for member in reversed(part.parts)]
-        else:
-            parts.append(_render(part, inverted, depth))
+def _join(parts: list[str], *, conjunction: bool) -> str:
     if not parts:
         return EVERYTHING if conjunction else NOTHING
     joined = (" and " if conjunction else " or ").join(parts)

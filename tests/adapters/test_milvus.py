@@ -27,7 +27,8 @@ from m3connect.filters import And, Filter, HasToken, Or, field, is_exact, matche
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
 pytest.importorskip("milvus_lite", reason="pip install 'm3connect[milvus]'")
 
-from m3connect_milvus import MilvusStore, convert, filters, reading, schema  # noqa: E402  # after the skip
+from m3connect_milvus import MilvusStore, convert, filters, requests, schema  # noqa: E402  # after the skip
+from m3connect_milvus.columns import Columns  # noqa: E402
 
 numbers = itertools.count()
 DIM = 16
@@ -74,11 +75,15 @@ def ids(store: HybridStore, condition: Filter | None = None) -> list[str]:
     return [document.id for document in store.scroll(condition)]
 
 
+def plain_schema(dim: int) -> Any:
+    return schema.to_schema(schema.Layout(dim, Columns(), False))
+
+
 def hand_made(
     client: Any, name: str, *, dim: int = DIM, metric: str = "IP", extra: bool = False, **options: Any
 ) -> None:
     """A collection like ours, made by someone else."""
-    layout = schema._schema(dim)
+    layout = plain_schema(dim)
     if extra:
         layout.add_field("color", pymilvus.DataType.VARCHAR, max_length=9)
     client.create_collection(name, schema=layout, consistency_level="Strong", **options)
@@ -180,7 +185,7 @@ def test_a_collection_of_our_layout_can_be_adopted(client: Any, name: str) -> No
 
 def test_a_collection_left_without_indexes_by_a_crash_is_completed(client: Any, name: str) -> None:
     client.create_collection(
-        name, schema=schema._schema(DIM), properties={"m3connect.schema": "1"}, consistency_level="Strong"
+        name, schema=plain_schema(DIM), properties={"m3connect.schema": "1"}, consistency_level="Strong"
     )
     documents, batch = stored(MilvusStore(client, name))
     assert MilvusStore(client, name).search(batch[0], top_k=1)[0][0].document == documents[0]
@@ -232,10 +237,10 @@ def test_the_first_fingerprint_stays_and_others_are_refused(client: Any, store: 
 def test_a_document_survives_its_row(parent: str | None) -> None:
     metadata = {"b": [1, 2.5, None, True, {"ü": "\u2028\n"}], "a": -(2**63), "f": 1e300, "q\\": '"'}
     document = Document('i"d', "text\x00\x07", metadata, parent)
-    row = convert.to_row(document, [1.0], {})
+    row = convert.to_row(document, {"dense": [1.0], "sparse": convert.EMPTY_SPARSE})
     read = dict(row, metadata=json.loads(row["metadata"]))
     assert convert.to_document(read) == document
-    assert (row["fingerprint"], row["sparse"]) == (document.fingerprint, convert.EMPTY_SPARSE)
+    assert row["fingerprint"] == document.fingerprint
 
 
 def test_metadata_may_be_any_mapping_of_any_numbers(store: MilvusStore) -> None:
@@ -250,21 +255,19 @@ def test_metadata_may_be_any_mapping_of_any_numbers(store: MilvusStore) -> None:
 
 def test_embeddings_survive_their_rows() -> None:
     batch = random_embeddings(3, seed=1)
-    rows = [
-        convert.to_row(document, dense, sparse)
-        for document, dense, sparse in zip(random_documents(3), batch.dense, batch.sparse.to_dicts(), strict=True)
-    ]
-    read = convert.to_embeddings(rows, dim=DIM, fingerprint="f")
+    read = convert.to_embeddings(convert.vector_rows(batch), dim=DIM, fingerprint="f")
     np.testing.assert_array_equal(read.dense, batch.dense)
     assert read.sparse.to_dicts() == batch.sparse.to_dicts()
     assert len(convert.to_embeddings([], dim=DIM, fingerprint=None)) == 0
 
 
 def test_requests_are_cut_by_rows_and_by_bytes() -> None:
-    small = convert.to_row(Document("a", ""), [0.0] * DIM, {})
-    large = convert.to_row(Document("a", "x" * 60_000), [0.0] * DIM, {})
+    vectors = convert.vector_rows(random_embeddings(1, seed=1))[0]
+    small = convert.to_row(Document("a", ""), vectors)
+    large = convert.to_row(Document("a", "x" * 60_000), vectors)
     assert [len(batch) for batch in convert.batches([small] * 1030)] == [512, 512, 6]
     assert [len(batch) for batch in convert.batches([large] * 100)] == [69, 31]
+    assert [len(batch) for batch in convert.batches([{"id": "a", **vectors}] * 600)] == [512, 88]
     assert list(convert.batches([])) == []
 
 
@@ -370,15 +373,15 @@ def test_hostile_ids_are_stored_found_and_deleted_alone(store: MilvusStore) -> N
 
 
 def test_the_walk_crosses_pages_at_hostile_ids(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_IDS_A_PAGE", 2)
+    monkeypatch.setattr(requests, "_IDS_A_PAGE", 2)
     names = sorted(["a", *HOSTILE])
     store.upsert([Document(name, "") for name in names], random_embeddings(len(names), seed=1))
     assert ids(store) == names
 
 
 def test_requests_by_ids_are_cut_and_join_again(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_IDS_A_REQUEST", 3)
-    monkeypatch.setattr(reading, "_QUERIES_A_REQUEST", 2)
+    monkeypatch.setattr(requests, "IDS_A_REQUEST", 3)
+    monkeypatch.setattr(requests, "_QUERIES_A_REQUEST", 2)
     documents, batch = stored(store, 10)
     names = [document.id for document in documents]
     assert store.get([*names, "absent", names[0]]) == [*documents, documents[0]]
@@ -524,24 +527,24 @@ def test_lite_reads_every_written_filter(
     from milvus_lite.search.filter import parse_expr
 
     parse_expr(filters.to_expression(condition))
-    assert all(len(token) <= 96 for token in convert.to_row(Document("a", "", metadata), [], {})["filter_tokens"])
+    assert all(len(token) <= 96 for token in convert.to_row(Document("a", "", metadata), {})["filter_tokens"])
 
 
 def test_a_substring_filter_over_too_many_documents_reads_none(
     store: MilvusStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored(store)
-    monkeypatch.setattr(reading, "count", lambda *_: 10_001)
-    monkeypatch.setattr(reading, "walk", None)
+    monkeypatch.setattr("m3connect.flows.MOST_READ", 1)
+    monkeypatch.setattr(requests, "fetch", None)
     condition = field("lang").text_contains("e") & (field("year") > 1900)
     refused: list[Callable[[], object]] = [
         lambda: store.count(condition),
-        lambda: store.scroll(condition),
+        lambda: list(store.scroll(condition)),
         lambda: store.delete(filter=condition),
         lambda: store.search(random_embeddings(1, seed=1), filter=condition),
     ]
     for call in refused:
-        with pytest.raises(FilterTooBroadError, match="10001"):
+        with pytest.raises(FilterTooBroadError, match="2 documents to read, more than 1"):
             call()
 
 
