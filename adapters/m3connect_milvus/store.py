@@ -78,6 +78,10 @@ class MilvusStore(Store):
             filter_fields=filter_fields,
             tenant_field=tenant_field,
         )
+        if isinstance(client, AsyncMilvusClient):
+            raise ValueError(
+                "MilvusStore takes a MilvusClient; for an AsyncMilvusClient there is AsyncMilvusStore.open"
+            )
         self._client = client
         self._lite = Server(str(client.get_server_version())).lite
         super().__init__(run(open_collection(collection, wanted), self._perform))
@@ -140,6 +144,8 @@ class AsyncMilvusStore(AsyncStore):
             filter_fields=filter_fields,
             tenant_field=tenant_field,
         )
+        if isinstance(client, MilvusClient):
+            raise ValueError("AsyncMilvusStore takes an AsyncMilvusClient; for a MilvusClient there is MilvusStore")
         bound = BoundClient(client, index_client)
         bound.one_writer = Server(str(await bound.perform(Call("get_server_version")))).lite
         if bound.one_writer and index_client is None:
