@@ -19,8 +19,11 @@ from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, 
 from m3connect.store import (
     Document,
     Hit,
+    check_count,
     check_delete,
+    check_filter,
     check_fingerprint,
+    check_ids,
     check_queries,
     find_problems,
     raise_problems,
@@ -47,6 +50,7 @@ class MemoryStore:
     """
 
     def __init__(self, *, dim: int, multi_vector: bool = False) -> None:
+        check_count("dim", dim)
         self.dim = dim
         self.multi_vector = multi_vector
         self.fingerprint: str | None = None
@@ -60,7 +64,6 @@ class MemoryStore:
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents, replacing those whose id is taken."""
-        check_fingerprint(self.fingerprint, embeddings.fingerprint, name="memory")
         raise_problems(self.problems(documents, embeddings), documents)
         if self.multi_vector:
             embeddings.require_multi_vector()
@@ -68,6 +71,7 @@ class MemoryStore:
             embeddings, fingerprint=None, multi_vector=embeddings.multi_vector if self.multi_vector else None
         )
         with self._lock:
+            check_fingerprint(self.fingerprint, embeddings.fingerprint, name="memory")
             self.fingerprint = self.fingerprint or embeddings.fingerprint
             self._rows |= {document.id: (_copy(document), kept[i]) for i, document in enumerate(documents)}
             self._stacked = None
@@ -75,10 +79,11 @@ class MemoryStore:
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents in the order asked, absent ones left out."""
         with self._lock:
-            return [_copy(self._rows[name][0]) for name in ids if name in self._rows]
+            return [_copy(self._rows[name][0]) for name in check_ids(ids) if name in self._rows]
 
     def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings:
         """Return stored embeddings, row i being id i."""
+        ids = check_ids(ids)
         with self._lock:
             missing = [name for name in ids if name not in self._rows]
             if missing:
@@ -106,6 +111,7 @@ class MemoryStore:
 
     def scroll(self, filter: Filter | None = None) -> Iterator[Document]:
         """Walk through all documents in the order of their ids, as they are at the call."""
+        check_filter(filter)
         with self._lock:
             documents = [document for _, (document, _) in sorted(self._rows.items())]
         return (_copy(document) for document in documents if filter is None or matches(filter, document.metadata))
@@ -125,6 +131,7 @@ class MemoryStore:
     ) -> list[list[Hit]]:
         """Find the best documents for each query, exactly."""
         check_queries(queries, dim=self.dim, top_k=top_k, candidates=candidates)
+        check_filter(filter)
         check_fingerprint(self.fingerprint, queries.fingerprint, name="memory")
         flow = search_flow(
             queries,

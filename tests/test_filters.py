@@ -307,3 +307,13 @@ def test_filters_are_values() -> None:
 def test_values_are_read_once() -> None:
     assert matches(field("k").in_(value for value in ("a", "b")), {"k": "b"})
     assert matches(field("k").contains_all(value for value in ("a", "b")), {"k": ["a", "b"]})
+
+
+def test_negations_cancel_and_nesting_has_a_limit() -> None:
+    condition = field("a") == 1
+    assert ~~condition == condition
+    for _ in range(1000):
+        condition = ~condition
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        for i in range(100):
+            condition = (condition & (field("b") == i)) | (field("c") == i)

@@ -19,6 +19,7 @@ from m3connect.store import (
     Hit,
     check_delete,
     check_fingerprint,
+    check_ids,
     check_queries,
     find_problems,
     raise_problems,
@@ -117,6 +118,7 @@ class MilvusStore:
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents in the order asked, absent ones left out."""
+        ids = check_ids(ids)
         rows = self._fetch(ids, DOCUMENT_FIELDS)
         return [convert.to_document(rows[name]) for name in ids if name in rows]
 
@@ -126,6 +128,7 @@ class MilvusStore:
         Raises:
             DocumentNotFoundError: an id is not in the store.
         """
+        ids = check_ids(ids)
         rows = self._fetch(ids, ["id", "dense", "sparse"])
         missing = [name for name in ids if name not in rows]
         if missing:
@@ -134,6 +137,7 @@ class MilvusStore:
 
     def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
         """Return `Document.fingerprint` of each stored id, absent ones left out."""
+        ids = check_ids(ids)
         return {name: row["fingerprint"] for name, row in self._fetch(ids, ["id", "fingerprint"]).items()}
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:

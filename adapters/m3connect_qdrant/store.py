@@ -20,6 +20,7 @@ from m3connect.store import (
     Hit,
     check_delete,
     check_fingerprint,
+    check_ids,
     check_queries,
     find_problems,
     raise_problems,
@@ -133,11 +134,13 @@ class QdrantStore:
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents in the order asked, absent ones left out."""
+        ids = check_ids(ids)
         found = {name: convert.from_payload(record.payload) for name, record in self._collection.retrieve(ids)}
         return [found[name] for name in ids if name in found]
 
     def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings:
         """Return stored embeddings, row i being id i."""
+        ids = check_ids(ids)
         names = ["dense", "sparse", "multi_vector"] if self.multi_vector else ["dense", "sparse"]
         found = {
             name: convert.vectors_of(record)
@@ -151,6 +154,7 @@ class QdrantStore:
 
     def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the fingerprint of each stored document, absent ones left out."""
+        ids = check_ids(ids)
         found = {
             name: record.payload or {} for name, record in self._collection.retrieve(ids, payload=["id", "fingerprint"])
         }
