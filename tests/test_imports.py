@@ -18,8 +18,8 @@ LAYERS: list[set[str]] = [
     {"_version", "errors"},
     {"embeddings"},
     {"scoring", "fusion", "filters"},
-    {"store", "narrowing"},
-    {"search", "token_store"},
+    {"store"},
+    {"narrowing", "search", "token_store"},
     {"memory", "ingestion", "retrieval"},
 ]
 """The core: a room imports from the layers below its own and from nowhere else."""
