@@ -176,6 +176,10 @@ class StoreFlows(ABC):
     def flush(self) -> Flow[None]:
         """Make what was written fast to search."""
 
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether an error of the client may pass by itself: a timeout, a refused connection, too many requests."""
+        return isinstance(error, ConnectionError | TimeoutError)
+
     # What every store does with it.
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool = False) -> Flow[None]:
