@@ -217,7 +217,10 @@ class StoreFlows(ABC):
         _require_all(ids, documents)
         named = [documents[name] for name in ids]
         raise_problems(self.problems(named, embeddings), named)
-        yield from self.write_vectors(ids, embeddings, legs)
+        kept = [leg for leg in legs if leg != "multi_vector" or self.multi_vector]
+        if "multi_vector" in kept and ids:
+            embeddings.require_multi_vector()
+        yield from self.write_vectors(ids, embeddings, kept)
 
     def get(self, ids: Sequence[str]) -> Flow[list[Document]]:
         """Fetch documents in the order asked."""
