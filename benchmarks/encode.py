@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MINI = Path(m3connect.__file__).parent / "assets" / "m3-mini"
-BATCH_SIZES = (4, 8, 12, 16, 32)
+BATCH_SIZES = (1, 2, 4, 8, 12, 16, 32)
 """What FlagEmbedding is tried with besides its default of 256."""
 
 DEFAULT = "FlagEmbedding, default"

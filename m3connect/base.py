@@ -109,7 +109,7 @@ class Store(_Described, ABC):
 
     def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
         """Return `Document.fingerprint` of each stored id, absent ones left out."""
-        return self._run(self._flows.fetch_fingerprints(ids))
+        return self._run(self._flows.fingerprints(ids))
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
         """Delete by ids or by filter, exactly one of them; absent ids are passed over."""
@@ -215,7 +215,7 @@ class AsyncStore(_Described, ABC):
 
     async def fingerprints(self, ids: Sequence[str]) -> dict[str, str]:
         """See `Store.fingerprints`."""
-        return await self._run(self._flows.fetch_fingerprints(ids))
+        return await self._run(self._flows.fingerprints(ids))
 
     async def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
         """See `Store.delete`."""

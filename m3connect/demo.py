@@ -13,7 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from m3connect import filters as fields
 from m3connect.embeddings import M3Embeddings
+from m3connect.filters import Filter
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
 from m3connect.ingestion import IngestReport, ingest
 from m3connect.opening import open_store
@@ -58,6 +60,11 @@ class Question:
 
     answers: frozenset[str]
 
+    @property
+    def searched(self) -> Filter | None:
+        """What is searched for it: everything, or for a cross-language question what is in other languages."""
+        return fields.field("lang") != self.lang if self.kind == "cross-language" else None
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -71,8 +78,12 @@ class Corpus:
         return [question for question in self.questions if kind in (None, question.kind)]
 
     def chance(self, kind: str | None) -> float:
-        """Return how many questions of a kind a blind pick of one passage would answer."""
-        return sum(len(question.answers) for question in self.of_kind(kind)) / len(self.passages)
+        """Return how many questions of a kind a blind pick among the passages searched would answer."""
+        return sum(len(question.answers) / self._candidates(question) for question in self.of_kind(kind))
+
+    def _candidates(self, question: Question) -> int:
+        condition = question.searched
+        return sum(condition is None or fields.matches(condition, passage.metadata) for passage in self.passages)
 
 
 @dataclass(slots=True)
@@ -173,9 +184,21 @@ def try_store(name: str, store: HybridStore, encoder: EncodeOnce, corpus: Corpus
     for way, fusion in WAYS.items():
         retriever = HybridRetriever(encoder, store, rerank=fusion is None, fusion=fusion or RRF())
         started = time.perf_counter()
-        trial.hits[way] = retriever.search_batch(texts, top_k=_DEPTH)
+        trial.hits[way] = _ask(retriever, corpus.questions)
         trial.seconds[way] = time.perf_counter() - started
     return trial
+
+
+def _ask(retriever: HybridRetriever, questions: Sequence[Question]) -> list[list[Hit]]:
+    """Search for all questions; those that search the same passages go together."""
+    groups: dict[Filter | None, list[int]] = defaultdict(list)
+    for i, question in enumerate(questions):
+        groups[question.searched].append(i)
+    hits: dict[int, list[Hit]] = {}
+    for condition, positions in groups.items():
+        texts = [questions[i].text for i in positions]
+        hits |= zip(positions, retriever.search_batch(texts, top_k=_DEPTH, filter=condition), strict=True)
+    return [hits[i] for i in range(len(questions))]
 
 
 def _ids(hits: Sequence[Hit]) -> list[str]:

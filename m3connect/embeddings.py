@@ -80,13 +80,11 @@ class SparseRows:
         Args:
             rows: one mapping a text, for instance the `lexical_weights` of FlagEmbedding.
         """
-        pairs = [
-            sorted((int(key), float(value)) for key, value in row.items() if np.float32(value) != 0) for row in rows
-        ]
+        merged = [_merge(row) for row in rows]
         return cls(
-            indptr=np.cumsum([0, *map(len, pairs)]),
-            indices=np.array([key for row in pairs for key, _ in row], dtype=np.int64),
-            values=np.array([value for row in pairs for _, value in row], dtype=np.float32),
+            indptr=np.cumsum([0, *map(len, merged)]),
+            indices=np.array([key for row in merged for key in row], dtype=np.int64),
+            values=np.array([value for row in merged for value in row.values()], dtype=np.float32),
         )
 
     @classmethod
@@ -128,8 +126,13 @@ class SparseRows:
         return self.indices[span], self.values[span]
 
     def take(self, positions: npt.ArrayLike) -> SparseRows:
-        """Return the rows at these positions, in this order; a position may come more than once."""
-        rows = np.asarray(positions, dtype=np.int64)
+        """Return the rows at these positions, in this order; a position may come more than once, or count from the end.
+
+        Raises:
+            IndexError: there is no such row.
+            ValueError: the positions are no integers, for instance a mask of bools.
+        """
+        rows = _rows_at(positions, len(self))
         lengths = self.row_lengths[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         source = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
@@ -221,8 +224,8 @@ class M3Embeddings:
         return int(self.dense.shape[1])
 
     def take(self, positions: npt.ArrayLike) -> M3Embeddings:
-        """Return the rows at these positions, in this order; a position may come more than once."""
-        rows = np.asarray(positions, dtype=np.int64)
+        """Return the rows at these positions, in this order; errors as in `SparseRows.take`."""
+        rows = _rows_at(positions, len(self))
         return M3Embeddings(
             dense=self.dense[rows],
             sparse=self.sparse.take(rows),
@@ -242,6 +245,14 @@ class M3Embeddings:
         return self.multi_vector
 
 
+def _merge(row: Mapping[Any, float]) -> dict[int, float]:
+    """Return the weights of a row by integer id, sorted, without those that are 0 in float32."""
+    weights = {int(key): float(value) for key, value in row.items()}
+    if len(weights) < len(row):
+        raise ValueError("a token id comes twice in a row, once as a string and once as a number")
+    return {key: weights[key] for key in sorted(weights) if np.float32(weights[key]) != 0}
+
+
 def _token_matrices(matrices: Sequence[npt.ArrayLike], n: int) -> tuple[FloatArray, ...]:
     arrays = tuple(np.asarray(matrix, dtype=np.float32) for matrix in matrices)
     if len(arrays) != n:
@@ -250,6 +261,16 @@ def _token_matrices(matrices: Sequence[npt.ArrayLike], n: int) -> tuple[FloatArr
     if None in widths or len(widths) > 1:
         raise ValueError("every multi_vector array must have shape [t, d] with one d for all")
     return arrays
+
+
+def _rows_at(positions: npt.ArrayLike, n: int) -> IntArray:
+    rows = np.asarray(positions)
+    if rows.size == 0:
+        return np.zeros(0, np.int64)
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"positions must be a list of integers, but are {rows.dtype} of shape {rows.shape}")
+    chosen: IntArray = np.arange(n)[rows]
+    return chosen
 
 
 def _positions(key: int | slice, n: int) -> IntArray:

@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 __all__ = [
@@ -47,6 +48,7 @@ Value: TypeAlias = str | bool | int | float
 
 _LARGEST_INT = 2**53
 _LONGEST_TOKEN = 96
+_DEEPEST = 64
 
 
 class Filter:
@@ -63,7 +65,7 @@ class Filter:
         return Or((*parts, _require_filter(other)))
 
     def __invert__(self) -> Filter:
-        return Not(self)
+        return self.part if isinstance(self, Not) else Not(self)
 
     def __bool__(self) -> bool:
         raise TypeError("a filter has no truth value: combine filters with & | ~ instead of and, or, not, a < b < c")
@@ -99,6 +101,10 @@ class And(Filter):
     """True where every part is."""
 
     parts: tuple[Filter, ...]
+    depth: int = dataclass_field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper(*self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,10 @@ class Or(Filter):
     """True where some part is."""
 
     parts: tuple[Filter, ...]
+    depth: int = dataclass_field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper(*self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,10 @@ class Not(Filter):
     """True where the part is not."""
 
     part: Filter
+    depth: int = dataclass_field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper(self.part))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -279,6 +293,13 @@ def split_exact(condition: Filter) -> tuple[Filter | None, Filter | None]:
     exact = tuple(half for half, _ in halves if half is not None)
     rest = tuple(half for _, half in halves if half is not None)
     return (And(exact) if exact else None), And(rest)
+
+
+def _deeper(*parts: Filter) -> int:
+    depth = 1 + max((getattr(part, "depth", 0) for part in parts), default=0)
+    if depth > _DEEPEST:
+        raise ValueError(f"the filter is nested more than {_DEEPEST} deep; in_() and contains_any() take long lists")
+    return depth
 
 
 def _scalar_token(key: str, value: Value) -> str:

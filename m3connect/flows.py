@@ -7,6 +7,7 @@ result at the end; `run` does the calls one after the other, `run_async` awaits 
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,9 @@ from m3connect.store import (
     Selection,
     StoreInfo,
     check_delete,
+    check_filter,
     check_fingerprint,
+    check_ids,
     check_queries,
     raise_problems,
 )
@@ -31,6 +34,8 @@ from m3connect.store import (
 __all__ = ["MOST_READ", "Call", "Flow", "StoreFlows", "run", "run_async"]
 
 _T = TypeVar("_T")
+
+_claiming = threading.Lock()
 
 MOST_READ = 10_000
 """How many documents are read, at most, to judge one filter that the database cannot."""
@@ -177,7 +182,7 @@ class StoreFlows(ABC):
         """Check, and write; of several documents with one id the last stays (the first where only new ones go in)."""
         yield from self.check_fingerprint(embeddings)
         raise_problems(self.problems(documents, embeddings), documents)
-        if self.multi_vector:
+        if self.multi_vector and documents:
             embeddings.require_multi_vector()
         order = range(len(documents))
         kept = {documents[i].id: i for i in (reversed(order) if only_new else order)}
@@ -185,14 +190,25 @@ class StoreFlows(ABC):
         if not rows:
             return
         if self.fingerprint is None and embeddings.fingerprint is not None:
-            yield from self.write_fingerprint(embeddings.fingerprint)
-            self.fingerprint = embeddings.fingerprint
+            self._claim(embeddings.fingerprint)
+            try:
+                yield from self.write_fingerprint(embeddings.fingerprint)
+            except BaseException:
+                self.fingerprint = None
+                raise
         chosen = embeddings if len(rows) == len(documents) else embeddings.take(rows)
         yield from self.write([documents[i] for i in rows], chosen, only_new=only_new)
+
+    def _claim(self, fingerprint: str) -> None:
+        """Take the collection for one encoder; of two threads that come first together, one is refused."""
+        with _claiming:
+            check_fingerprint(self.fingerprint, fingerprint, name=self.name)
+            self.fingerprint = fingerprint
 
     def update_embeddings(self, ids: Sequence[str], embeddings: M3Embeddings, legs: Sequence[Leg]) -> Flow[None]:
         """Check, and replace some legs of stored documents."""
         yield from self.check_fingerprint(embeddings)
+        ids = check_ids(ids)
         documents = yield from self.fetch_documents(ids)
         _require_all(ids, documents)
         named = [documents[name] for name in ids]
@@ -201,16 +217,22 @@ class StoreFlows(ABC):
 
     def get(self, ids: Sequence[str]) -> Flow[list[Document]]:
         """Fetch documents in the order asked."""
+        ids = check_ids(ids)
         found = yield from self.fetch_documents(ids)
         return [found[name] for name in ids if name in found]
 
     def get_embeddings(self, ids: Sequence[str]) -> Flow[M3Embeddings]:
         """Fetch embeddings, row i being id i."""
+        ids = check_ids(ids)
         found = yield from self.fetch_embeddings(ids)
         _require_all(ids, found)
         rows = M3Embeddings.concatenate([replace(found[name], fingerprint=None) for name in ids], dim=self.dim)
         tokens = () if self.multi_vector and not ids else rows.multi_vector
         return replace(rows, multi_vector=tokens, fingerprint=self.fingerprint)
+
+    def fingerprints(self, ids: Sequence[str]) -> Flow[dict[str, str]]:
+        """Fetch the fingerprint of each document."""
+        return (yield from self.fetch_fingerprints(check_ids(ids)))
 
     def delete(self, ids: Sequence[str] | None, filter: Filter | None) -> Flow[None]:
         """Delete by ids or by filter."""
@@ -270,6 +292,7 @@ class StoreFlows(ABC):
         Raises:
             FilterTooBroadError: more than `MOST_READ` documents would have to be read; none was.
         """
+        check_filter(condition)
         if condition is None:
             return Selection()
         exact, rest = split_exact(condition)

@@ -39,7 +39,7 @@ class IngestReport:
     """Already there with the same content, so neither encoded nor written."""
 
     replaced_in_batch: int = 0
-    """Superseded by a later document with the same id, a few places on in the stream."""
+    """Superseded by a later document with the same id in the same batch, whatever became of that one."""
 
     truncated: int = 0
     """Stored, but longer than the encoder reads: its end cannot be found."""

@@ -16,7 +16,7 @@ from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.filters import matches
 from m3connect.flows import Call, Flow, StoreFlows
 from m3connect.fusion import Leg
-from m3connect.store import Document, Selection, find_problems
+from m3connect.store import Document, Selection, check_count, find_problems
 
 __all__ = ["MemoryStore"]
 
@@ -39,8 +39,7 @@ class MemoryStore(Store):
     """
 
     def __init__(self, *, dim: int, multi_vector: bool = False) -> None:
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, but is {dim}")
+        check_count("dim", dim)
         super().__init__(_MemoryFlows(dim, multi_vector))
         self._table = _Table(dim)
 
@@ -122,7 +121,8 @@ class _MemoryFlows(StoreFlows):
         return find_problems(documents, embeddings, dim=self.dim)
 
     def read_fingerprint(self) -> Flow[str | None]:
-        return (yield Call("read_fingerprint"))
+        fingerprint: str | None = yield Call("read_fingerprint")
+        return fingerprint
 
     def write_fingerprint(self, fingerprint: str) -> Flow[None]:
         yield Call("write_fingerprint", {"fingerprint": fingerprint})
@@ -136,7 +136,8 @@ class _MemoryFlows(StoreFlows):
         yield Call("write_vectors", {"ids": ids, "embeddings": embeddings, "legs": legs})
 
     def _rows(self, ids: Sequence[str]) -> Flow[dict[str, tuple[Document, M3Embeddings]]]:
-        return (yield Call("rows", {"ids": ids}))
+        rows: dict[str, tuple[Document, M3Embeddings]] = yield Call("rows", {"ids": ids})
+        return rows
 
     def fetch_documents(self, ids: Sequence[str]) -> Flow[dict[str, Document]]:
         rows = yield from self._rows(ids)

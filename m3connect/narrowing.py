@@ -7,6 +7,7 @@ from typing import Any
 
 from m3connect.errors import FilterTooBroadError
 from m3connect.filters import Filter, matches, split_exact
+from m3connect.store import check_filter
 
 __all__ = ["MOST_READ", "narrow"]
 
@@ -43,6 +44,7 @@ def narrow(
         >>> narrow(field("title").text_contains("sea"), count=lambda _: 2, scroll=lambda _: rows.items())
         (None, ['a'])
     """
+    check_filter(condition)
     if condition is None:
         return None, None
     exact, rest = split_exact(condition)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from m3connect import scoring
@@ -12,6 +13,9 @@ from m3connect.fusion import RRF, Fusion, rank
 from m3connect.store import Encoder, Hit, HybridStore
 
 __all__ = ["HybridRetriever", "rerank_hits"]
+
+_CANDIDATES_HELD = 256
+"""Candidates whose token vectors are in memory at a time: at BGE-M3's size about 1 MB each for 256 tokens."""
 
 
 class HybridRetriever:
@@ -47,6 +51,10 @@ class HybridRetriever:
     ) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, but is {depth}")
+        if len(weights) != 3 or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise ValueError(
+                f"weights must be three numbers of at least 0 (dense, sparse, multi-vector), not {weights}"
+            )
         self.encoder = encoder
         self.store = store
         self.rerank = rerank
@@ -111,7 +119,11 @@ class HybridRetriever:
         )
         if not rerank:
             return found
-        return rerank_hits(queries, found, self._candidates(found), top_k=top_k, weights=self.weights)
+        hits: list[list[Hit]] = []
+        for group in _groups(found):
+            part, of = queries[group], found[group]
+            hits += rerank_hits(part, of, self._candidates(of), top_k=top_k, weights=self.weights)
+        return hits
 
     def _candidates(self, found: Sequence[Sequence[Hit]]) -> dict[str, M3Embeddings]:
         """Return the embeddings of every candidate: the stored ones, or its text encoded again, once each."""
@@ -123,6 +135,18 @@ class HybridRetriever:
         else:
             rows = self.encoder.encode([document.text for document in documents.values()], multi_vector=True)
         return {name: rows[i] for i, name in enumerate(documents)}
+
+
+def _groups(found: Sequence[Sequence[Hit]]) -> Iterator[slice]:
+    """Cut questions into groups whose candidates' token vectors are held together, at least one question each."""
+    start = total = 0
+    for i, hits in enumerate(found):
+        if i > start and total + len(hits) > _CANDIDATES_HELD:
+            yield slice(start, i)
+            start, total = i, 0
+        total += len(hits)
+    if start < len(found):
+        yield slice(start, len(found))
 
 
 def rerank_hits(

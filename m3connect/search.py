@@ -14,8 +14,8 @@ import numpy as np
 
 from m3connect import scoring
 from m3connect.embeddings import FloatArray, M3Embeddings
-from m3connect.fusion import RRF, Fusion, Leg, Weighted, rank, reciprocal_ranks, weighted_sum
-from m3connect.store import Document, Hit
+from m3connect.fusion import RRF, Dense, Fusion, Leg, Sparse, Weighted, rank, reciprocal_ranks, weighted_sum
+from m3connect.store import Document, Hit, check_count
 
 __all__ = ["FetchDocuments", "FetchTokenVectors", "FindCandidates", "ScoreIds", "SearchPlan", "Step", "search_flow"]
 
@@ -87,12 +87,13 @@ class SearchPlan:
     """By leg: candidates that score less are none of that leg's. Never applied to a fused score."""
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, but is {self.top_k}")
-        if self.candidates is not None and self.candidates < 1:
-            raise ValueError(f"candidates must be at least 1, but is {self.candidates}")
-        if self.offset is not None and self.offset < 0:
-            raise ValueError(f"offset must be at least 0, but is {self.offset}")
+        check_count("top_k", self.top_k)
+        if self.candidates is not None:
+            check_count("candidates", self.candidates)
+        if self.offset is not None and (not isinstance(self.offset, int) or self.offset < 0):
+            raise ValueError(f"offset must be a whole number of at least 0, but is {self.offset!r}")
+        if not isinstance(self.fusion, RRF | Weighted | Dense | Sparse):
+            raise ValueError(f"fusion must be RRF(), Weighted(), Dense() or Sparse(), but is {self.fusion!r}")
         unknown = set(self.min_scores or ()) - set(self.fusion.legs)
         if unknown:
             raise ValueError(f"min_scores names {sorted(unknown)}, but this fusion searches {list(self.fusion.legs)}")

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,18 +18,27 @@ from m3connect.filters import Filter
 from m3connect.fusion import RRF, Fusion
 
 __all__ = [
+    "LARGEST_TOKEN_ID",
     "Document",
     "Encoder",
     "Hit",
     "HybridStore",
     "check_batch",
+    "check_count",
     "check_delete",
+    "check_filter",
     "check_fingerprint",
+    "check_ids",
     "check_queries",
     "document_problem",
     "find_problems",
     "raise_problems",
 ]
+
+LARGEST_TOKEN_ID = 2**32 - 2
+"""Databases keep token ids in 32 bits, and Milvus not the last of them."""
+
+_DEEPEST_METADATA = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +169,16 @@ def find_problems(documents: Sequence[Document], embeddings: M3Embeddings, *, di
     """
     check_batch(documents, embeddings, dim=dim)
     reasons = {i: reason for i, document in enumerate(documents) if (reason := document_problem(document))}
-    bad_sparse = {int(i) for i in embeddings.sparse.row_of[~np.isfinite(embeddings.sparse.values)]}
+    sparse = embeddings.sparse
+    bad_sparse = {int(i) for i in sparse.row_of[~np.isfinite(sparse.values)]}
+    bad_tokens = {int(i) for i in sparse.row_of[sparse.indices > LARGEST_TOKEN_ID]}
     for i in range(len(embeddings)):
         if not np.isfinite(embeddings.dense[i]).all():
             reasons.setdefault(i, "its dense vector has a value that is not finite")
         elif i in bad_sparse:
             reasons.setdefault(i, "its sparse row has a weight that is not finite")
+        elif i in bad_tokens:
+            reasons.setdefault(i, f"its sparse row has a token id above {LARGEST_TOKEN_ID}")
         elif embeddings.multi_vector is not None and not np.isfinite(embeddings.multi_vector[i]).all():
             reasons.setdefault(i, "its token vectors have a value that is not finite")
     return reasons
@@ -180,8 +194,32 @@ def check_batch(documents: Sequence[Document], embeddings: M3Embeddings, *, dim:
 def check_queries(queries: M3Embeddings, *, dim: int) -> None:
     """Refuse queries that no store of this dimension can answer."""
     _check_dim(queries, dim)
-    if not (np.isfinite(queries.dense).all() and np.isfinite(queries.sparse.values).all()):
+    views = [queries.dense, queries.sparse.values, *(queries.multi_vector or ())]
+    if not all(np.isfinite(view).all() for view in views):
         raise ValueError("a query has a value that is not finite")
+    if queries.sparse.indices.max(initial=0) > LARGEST_TOKEN_ID:
+        raise ValueError(f"a query has a token id above {LARGEST_TOKEN_ID}, the largest that databases keep")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be at least 1, but is {value!r}")
+
+
+def check_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids as a list.
+
+    Raises:
+        ValueError: one string was given, or something that is no string is among them.
+    """
+    if isinstance(ids, str | bytes):
+        raise ValueError(f"expected a list of ids, but got {ids!r}")
+    listed = list(ids)
+    wrong = next((name for name in listed if not isinstance(name, str) or not _encodes(name)), None)
+    if wrong is not None:
+        raise ValueError(f"an id must be a string without half surrogate pairs, but one is {wrong!r}")
+    return listed
 
 
 def check_fingerprint(stored: str | None, given: str | None, *, name: str) -> None:
@@ -209,6 +247,13 @@ def check_delete(ids: Iterable[str] | None, filter: Filter | None) -> None:
         raise ValueError("delete takes either ids= or filter=, exactly one of them")
     if isinstance(ids, str):
         raise ValueError(f"delete takes a list of ids, but got the string {ids!r}")
+    check_filter(filter)
+
+
+def check_filter(filter: object) -> None:
+    """Refuse what is no filter; None is one that lets everything pass."""
+    if filter is not None and not isinstance(filter, Filter):
+        raise ValueError(f"expected a filter built with m3connect.filters.field(...), but got {filter!r}")
 
 
 def _check_dim(embeddings: M3Embeddings, dim: int) -> None:
@@ -238,7 +283,7 @@ def document_problem(document: Document) -> str | None:
     return _metadata_problem(dict(document.metadata))
 
 
-def _metadata_problem(value: object, path: str = "metadata") -> str | None:
+def _metadata_problem(value: object, path: str = "metadata", depth: int = 0) -> str | None:
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -256,7 +301,9 @@ def _metadata_problem(value: object, path: str = "metadata") -> str | None:
         parts = ((f"{path}[{key!r}]", member) for key, member in value.items())
     else:
         return f"{path} holds a {type(value).__name__}, which JSON cannot: convert it to a string or a number"
-    return next((reason for name, member in parts if (reason := _metadata_problem(member, name))), None)
+    if depth >= _DEEPEST_METADATA:
+        return f"its metadata is nested more than {_DEEPEST_METADATA} deep"
+    return next((reason for name, member in parts if (reason := _metadata_problem(member, name, depth + 1))), None)
 
 
 def _encodes(text: str) -> bool:

@@ -178,3 +178,20 @@ def open_data() -> Path:
     if not DATA.is_dir():
         pytest.skip("no open data here: set M3CONNECT_DATA to its folder")
     return DATA
+
+
+REASONS = {
+    "slow": "takes long: run with -m slow",
+    "gpu": "needs a GPU: run with -m gpu",
+    "network": "downloads from the hub: run with -m network",
+    "server": "needs a server: set QDRANT_URL or MILVUS_URI and run with -m server",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what the machine may not have, unless a marker expression asks for it."""
+    asked = config.getoption("markexpr")
+    for item in items:
+        for marker, reason in REASONS.items():
+            if marker in item.keywords and marker not in asked:
+                item.add_marker(pytest.mark.skip(reason=reason))

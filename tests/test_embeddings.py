@@ -190,3 +190,19 @@ def test_numbers_that_are_not_finite_pass_so_that_a_store_can_name_the_document(
 def test_a_batch_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         random_embeddings(1, seed=1).fingerprint = "other"  # type: ignore[misc]
+
+
+def test_positions_may_count_from_the_end_and_every_view_follows() -> None:
+    batch = M3Embeddings(np.eye(3), SparseRows.from_dicts([{1: 1.0}, {2: 2.0}, {3: 3.0}]))
+    taken = batch.take([-2, 0])
+    assert taken.dense.argmax(axis=1).tolist() == [1, 0]
+    assert taken.sparse.to_dicts() == [{2: 2.0}, {1: 1.0}]
+    with pytest.raises(IndexError):
+        batch.take([3])
+    with pytest.raises(ValueError, match="list of integers"):
+        batch.take([True, False, True])
+
+
+def test_a_token_id_that_comes_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="comes twice"):
+        SparseRows.from_dicts([{"5": 1.0, 5: 2.0}])

@@ -307,3 +307,17 @@ def test_filters_are_values() -> None:
 def test_values_are_read_once() -> None:
     assert matches(field("k").in_(value for value in ("a", "b")), {"k": "b"})
     assert matches(field("k").contains_all(value for value in ("a", "b")), {"k": ["a", "b"]})
+
+
+def alternate(condition: Filter, times: int) -> Filter:
+    for i in range(times):
+        condition = (condition & (field("b") == i)) | (field("c") == i)
+    return condition
+
+
+def test_negations_cancel_and_nesting_has_a_limit() -> None:
+    condition = field("a") == 1
+    assert ~~condition == condition
+    alternate(condition, 30)
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        alternate(condition, 100)

@@ -18,8 +18,10 @@ LAYERS: list[set[str]] = [
     {"_version", "errors"},
     {"embeddings"},
     {"scoring", "fusion", "filters"},
-    {"store", "narrowing"},
+    {"store"},
     {"search", "token_store"},
+    {"flows"},
+    {"base"},
     {"memory", "ingestion", "retrieval"},
 ]
 """The core: a room imports from the layers below its own and from nowhere else."""

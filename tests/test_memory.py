@@ -121,13 +121,6 @@ def test_a_sparse_hit_without_shared_tokens_has_no_rank() -> None:
     assert scores == pytest.approx({"a": 2 / 61, "b": 1 / 62})
 
 
-def test_scroll_shows_the_documents_as_they_were_at_the_call(filled: MemoryStore) -> None:
-    walk = filled.scroll()
-    filled.delete([document.id for document in filled.scroll(field("lang") == "de")])
-    assert len(list(walk)) == 50
-    assert [document.id for document in filled.scroll()] == sorted(document.id for document in filled.scroll())
-
-
 def test_changing_the_arrays_afterwards_changes_nothing_stored() -> None:
     store, batch = MemoryStore(dim=16), random_embeddings(1, seed=1)
     store.upsert([Document("a", "text")], batch)

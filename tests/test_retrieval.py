@@ -18,6 +18,7 @@ from m3connect import (
     Sparse,
     Weighted,
     ingest,
+    retrieval,
     scoring,
 )
 from m3connect.filters import field
@@ -217,3 +218,23 @@ def test_a_depth_below_one_is_refused(memory: HybridStore, encoder: FakeEncoder)
 def test_another_model_is_refused(memory: HybridStore) -> None:
     with pytest.raises(ValueError, match="filled by fake-encoder"):
         HybridRetriever(FakeEncoder(fingerprint="other"), memory, fusion=RRF()).search(QUESTION)
+
+
+@pytest.mark.parametrize("weights", [(1, float("nan"), 1), (float("inf"), 1, 1), (-1, 1, 1), (1, 1)])
+def test_weights_that_mean_nothing_are_refused(encoder: FakeEncoder, weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="three numbers of at least 0"):
+        HybridRetriever(encoder, MemoryStore(dim=encoder.dim), weights=weights)
+
+
+def test_token_vectors_of_all_questions_are_not_held_at_once(
+    encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore(dim=encoder.dim)
+    ingest(encoder, store, [Document(str(i), f"text number {i}") for i in range(30)])
+    questions = [f"number {i}" for i in range(6)]
+    retriever = HybridRetriever(encoder, store, rerank=True, depth=10)
+    expected = retriever.search_batch(questions)
+    monkeypatch.setattr(retrieval, "_CANDIDATES_HELD", 20)
+    encoder.calls.clear()
+    assert retriever.search_batch(questions) == expected
+    assert all(len(call) <= 20 for call in encoder.calls)

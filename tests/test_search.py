@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m3connect import RRF, Dense, Document, Hit, M3Embeddings, Sparse, SparseRows, Weighted
-from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, Step, drive, search_flow
+from m3connect import Dense, Document, Hit, M3Embeddings, Sparse, SparseRows, Weighted
+from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, SearchPlan, Step, search_flow
 
 ONE = M3Embeddings(np.eye(1, 2), SparseRows.from_dicts([{1: 1.0}]))
 TWO = M3Embeddings(np.eye(2), SparseRows.from_dicts([{1: 1.0}, {2: 1.0}]))
@@ -22,12 +22,18 @@ def run(queries: M3Embeddings, answers: dict[type, Any], **options: Any) -> tupl
     def answer(step: Step) -> Any:
         asked.append(step)
         if isinstance(step, FetchDocuments) and FetchDocuments not in answers:
-            return [Document(name, f"text of {name}") for name in reversed(step.ids)]
+            return {name: Document(name, f"text of {name}") for name in reversed(step.ids)}
         given = answers[type(step)]
         return given(step) if callable(given) else given
 
-    settings = {"top_k": 2, "fusion": RRF(), "candidates": None, "with_scores": False, "multi_vector": False}
-    return drive(search_flow(queries, **settings | options), answer), asked  # type: ignore[arg-type]
+    multi_vector = options.pop("multi_vector", False)
+    flow = search_flow(queries, SearchPlan(**{"top_k": 2} | options), multi_vector=multi_vector)
+    try:
+        step = next(flow)
+        while True:
+            step = flow.send(answer(step))
+    except StopIteration as stop:
+        return stop.value, asked
 
 
 def names(hits: list[Hit]) -> list[str]:
@@ -107,7 +113,7 @@ def test_token_vectors_are_scored_here(missing: Any) -> None:
 def test_leg_scores_are_completed_for_the_best_alone() -> None:
     legs = {"dense": [{"a": 0.9, "b": 0.8, "c": 0.7}], "sparse": [{"b": 2.0}]}
     (hits,), asked = run(ONE, {FindCandidates: legs, ScoreIds: [{}]}, with_scores=True)
-    assert asked[1] == ScoreIds("sparse", (("a",),))
+    assert asked[2] == ScoreIds("sparse", (("a",),))
     assert [dict(hit.scores or {}) for hit in hits] == [{"dense": 0.8, "sparse": 2.0}, {"dense": 0.9, "sparse": 0.0}]
 
 
@@ -123,7 +129,7 @@ def test_leg_scores_of_one_leg_alone_ask_for_the_others() -> None:
     answers = {FindCandidates: {"sparse": [{"a": 2.0}]}, ScoreIds: [{"a": 0.5}]}
     answers[FetchTokenVectors] = {"a": np.eye(1, 2, dtype=np.float32)}
     (hits,), asked = run(TOKENS, answers, fusion=Sparse(), with_scores=True, multi_vector=True)
-    assert asked[1:3] == [ScoreIds("dense", (("a",),)), FetchTokenVectors(("a",))]
+    assert asked[2:4] == [ScoreIds("dense", (("a",),)), FetchTokenVectors(("a",))]
     assert dict(hits[0].scores or {}) == {"sparse": 2.0, "dense": 0.5, "multi_vector": 0.5}
 
 
@@ -136,7 +142,7 @@ def test_documents_of_several_queries_are_fetched_once() -> None:
 
 def test_a_document_deleted_meanwhile_is_left_out() -> None:
     legs = {"dense": [{"a": 0.9, "b": 0.8}], "sparse": [{}]}
-    (hits,), _ = run(ONE, {FindCandidates: legs, FetchDocuments: [Document("b", "still here")]})
+    (hits,), _ = run(ONE, {FindCandidates: legs, FetchDocuments: {"b": Document("b", "still here")}})
     assert names(hits) == ["b"]
 
 

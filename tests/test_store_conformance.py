@@ -894,3 +894,53 @@ def test_two_handles_see_one_collection(disk: Any) -> None:
     assert second.count() == 1
     with pytest.raises(CollectionMismatchError):
         second.upsert(one(), replace(random_embeddings(1, seed=1), fingerprint="two"))
+
+
+@pytest.mark.parametrize("call", ["get", "get_embeddings", "fingerprints"])
+@pytest.mark.parametrize("ids", ["ab", [5], ["\ud800"]])
+def test_what_is_no_list_of_ids_is_refused(store: HybridStore, call: str, ids: object) -> None:
+    with pytest.raises(ValueError, match="id"):
+        getattr(store, call)(ids)
+
+
+def test_ids_may_come_from_a_generator(store: HybridStore) -> None:
+    fill([store], random_documents(3), random_embeddings(3, seed=1))
+    names = [document.id for document in store.scroll()]
+    assert [document.id for document in store.get(name for name in names)] == names
+    assert len(store.get_embeddings(name for name in names)) == 3
+
+
+def test_what_is_no_filter_is_refused_even_by_an_empty_store(store: HybridStore) -> None:
+    for call in (store.count, lambda given: list(store.scroll(given)), lambda given: store.delete(filter=given)):
+        with pytest.raises(ValueError, match="filter"):
+            call({"lang": "de"})
+
+
+def test_metadata_nested_without_end_is_one_documents_problem(store: HybridStore) -> None:
+    nested: dict = {}
+    for _ in range(600):
+        nested = {"deeper": nested}
+    documents = [Document("good", "text"), Document("deep", "text", nested)]
+    problems = store.problems(documents, random_embeddings(2, seed=1))
+    assert list(problems) == [1]
+    assert "nested" in problems[1]
+
+
+def test_a_token_id_beyond_32_bits_is_one_documents_problem(store: HybridStore) -> None:
+    rows = random_embeddings(1, seed=1)
+    huge = replace(rows, sparse=SparseRows.from_dicts([{2**32 - 1: 0.5}]))
+    assert "token id" in store.problems([Document("a", "text")], huge)[0]
+    with pytest.raises(ValueError, match="token id"):
+        store.search(huge)
+
+
+def test_a_query_whose_token_vectors_are_not_finite_is_refused(store: HybridStore) -> None:
+    rows = random_embeddings(1, seed=1)
+    with pytest.raises(ValueError, match="not finite"):
+        store.search(replace(rows, multi_vector=(np.full((2, 16), np.nan, np.float32),)))
+
+
+@pytest.mark.parametrize("top_k", [2.5, "5", True, 0])
+def test_top_k_must_be_a_whole_number(store: HybridStore, top_k: object) -> None:
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        store.search(random_embeddings(1, seed=1), top_k=top_k)  # type: ignore[arg-type]

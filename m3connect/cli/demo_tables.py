@@ -29,9 +29,9 @@ _MEANING = {
     "reranked": "RRF, then all three legs",
 }
 _EXPLANATION = (
-    "Same-language: a passage in the question's language answers it. Cross-language: only passages in other languages "
-    "do, and passages on other subjects in the question's own language compete. A question counts where its very first "
-    "hit is an answer; chance is what a blind pick would find."
+    "Same-language: a passage in the question's language answers it, and all passages are searched. Cross-language: "
+    "no passage in the question's language does, and a filter searches the other languages alone. A question counts "
+    "where its very first hit is an answer; chance is what a blind pick would find."
 )
 
 

@@ -7,6 +7,7 @@ XLM-R weights (`model.safetensors` or `pytorch_model.bin`) and the heads `sparse
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -72,10 +74,10 @@ def find_folder(name: str | Path, *, revision: str | None = None, local_files_on
     Raises:
         CheckpointError: there is no such folder, or the hub's model lacks its weights.
     """
+    if name == BUNDLED:
+        return Path(str(files("m3connect") / "assets" / BUNDLED))
     if Path(name).is_dir():
         return Path(name)
-    if str(name) == BUNDLED:
-        return Path(str(files("m3connect") / "assets" / BUNDLED))
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(
             f"there is no folder {str(name)!r}: give a model's folder, {BUNDLED!r}, or a hub name such as 'BAAI/bge-m3'"
@@ -85,7 +87,12 @@ def find_folder(name: str | Path, *, revision: str | None = None, local_files_on
 
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         folder = Path(
@@ -98,6 +105,8 @@ def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"the hub has no model {name}, or it needs a login (hf auth login)") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{name} has no revision {revision!r} on the hub") from error
     for weights in _WEIGHTS:
         try:
             hf_hub_download(name, weights, revision=folder.name, local_files_only=local_files_only)
@@ -116,15 +125,28 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json: it is not a model's folder")
-    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(config).__name__}")
     expected = {"model_type": "xlm-roberta", "hidden_act": "gelu", "position_embedding_type": "absolute"}
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise CheckpointError(f"{path}: {key} is {config[key]!r}, but M3 models have {value!r}")
-    missing = [key for key in ModelConfig.__dataclass_fields__ if key not in config]
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
-    return ModelConfig(**{key: config[key] for key in ModelConfig.__dataclass_fields__})
+    return _to_config(path, config)
+
+
+def _to_config(path: Path, config: dict[str, Any]) -> ModelConfig:
+    fields = ModelConfig.__dataclass_fields__
+    wrong = [key for key in fields if not isinstance(config.get(key), int | float)]
+    if wrong:
+        raise CheckpointError(f"{path}: expected numbers for {', '.join(wrong)}")
+    found = ModelConfig(**{key: config[key] for key in fields})
+    if found.hidden_size % found.num_attention_heads:
+        raise CheckpointError(f"{path}: {found.num_attention_heads} heads do not divide the width {found.hidden_size}")
+    return found
 
 
 def read_weights(folder: Path) -> Tensors:
@@ -136,7 +158,7 @@ def read_weights(folder: Path) -> Tensors:
     for name in _WEIGHTS:
         path = folder / name
         if path.is_file():
-            tensors = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
+            tensors = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path)
             return {key.removeprefix("roberta."): value for key, value in tensors.items()}
     raise CheckpointError(f"{folder} has neither {' nor '.join(_WEIGHTS)}")
 
@@ -166,9 +188,25 @@ def _read_head(path: Path, rows: int, hidden_size: int) -> Tensors:
     found = {key: tuple(value.shape) for key, value in head.items()}
     if found != expected:
         raise CheckpointError(f"{path}: expected tensors {expected}, but found {found}")
+    if not all(torch.isfinite(value).all() for value in head.values()):
+        raise CheckpointError(f"{path} holds numbers that are not finite")
     return head
 
 
+def _load_safetensors(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; was it downloaded whole?") from error
+
+
 def _load_pickled(path: Path) -> Tensors:
-    tensors: Tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, and is refused because it could run code; or it was not downloaded whole"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{path} must hold tensors by name")
     return tensors

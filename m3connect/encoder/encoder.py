@@ -12,9 +12,10 @@ import torch
 from tqdm import tqdm
 
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
-from m3connect.encoder.checkpoint import find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.checkpoint import ModelConfig, find_folder, read_config, read_heads, read_weights
 from m3connect.encoder.model import M3Model, Pack, load_model
 from m3connect.encoder.tokenizer import M3Tokenizer
+from m3connect.errors import CheckpointError
 
 __all__ = ["M3Encoder"]
 
@@ -65,12 +66,16 @@ class M3Encoder:
         config = read_config(folder)
         model = load_model(config, read_weights(folder), read_heads(folder, config.hidden_size))
         tokenizer = M3Tokenizer(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, but the model only {config.vocab_size}"
+            )
         return cls(
             model,
             tokenizer,
             max_length=config.max_length,
             name=str(name),
-            fingerprint=_fingerprint(model, tokenizer),
+            fingerprint=_fingerprint(config, model, tokenizer),
         )
 
     @property
@@ -101,24 +106,19 @@ class M3Encoder:
             ValueError: `texts` is one string, or holds something else than strings.
         """
         limit = self._check_length(max_length)
-        _check_texts(texts)
+        texts = _check_texts(texts)
         places: dict[str, int] = {}
-        rows = [places.setdefault(text, len(places)) for text in texts]
-        tokenized = self._tokenizer.tokenize(list(places), limit)
-        _report_truncation(tokenized.truncated, limit)
-        order = sorted(range(len(places)), key=lambda i: -len(tokenized.token_ids[i]))
-        ids = [tokenized.token_ids[i] for i in order]
-        parts = []
-        with tqdm(total=len(ids), unit="text", disable=not progress) as bar:
-            for pack in _packs(ids):
-                parts.append(self._encode_pack(pack, multi_vector))
-                bar.update(len(pack))
-        if not parts:
-            return self._nothing(multi_vector)
-        longest_first = M3Embeddings.concatenate(parts)
-        back = np.argsort(np.array(order))
-        batch = longest_first.take(back[rows])
-        return M3Embeddings(batch.dense, batch.sparse, batch.multi_vector, tokenized.truncated[rows], self.fingerprint)
+        rows = np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
+        try:
+            tokenized = self._tokenizer.tokenize(list(places), limit)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ValueError(_blame(texts)) from error
+        truncated = tokenized.truncated[rows]
+        _report_truncation(truncated, limit)
+        order = np.argsort([-len(ids) for ids in tokenized.token_ids], kind="stable")
+        longest_first = self._encode_packs([tokenized.token_ids[i] for i in order], multi_vector, progress)
+        batch = longest_first.take(np.argsort(order)[rows])
+        return M3Embeddings(batch.dense, batch.sparse, batch.multi_vector, truncated, self.fingerprint)
 
     def decode(self, token_ids: Iterable[int]) -> list[str]:
         """Return the readable piece of each token id, for instance of a sparse row.
@@ -127,6 +127,20 @@ class M3Encoder:
             ValueError: an id is not in the vocabulary.
         """
         return self._tokenizer.pieces(token_ids)
+
+    def _encode_packs(self, ids: Sequence[IntArray], multi_vector: bool, progress: bool) -> M3Embeddings:
+        """Encode texts that come longest first."""
+        dense = np.empty((len(ids), self.dim), np.float32)
+        sparse: list[SparseRows] = []
+        vectors: list[FloatArray] = []
+        with tqdm(total=len(ids), unit="text", disable=not progress) as bar:
+            for start, stop in _packs([len(row) for row in ids]):
+                part = self._encode_pack(ids[start:stop], multi_vector)
+                dense[start:stop] = part.dense
+                sparse.append(part.sparse)
+                vectors += part.multi_vector or ()
+                bar.update(stop - start)
+        return M3Embeddings(dense, SparseRows.concatenate(sparse), tuple(vectors) if multi_vector else None)
 
     def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
         pack = Pack(torch.from_numpy(np.concatenate(ids)), tuple(map(len, ids)))
@@ -141,10 +155,6 @@ class M3Encoder:
             multi_vector=None if vectors is None else _split(vectors, pack),
         )
 
-    def _nothing(self, multi_vector: bool) -> M3Embeddings:
-        dense = np.zeros((0, self.dim), np.float32)
-        return M3Embeddings(dense, SparseRows.empty(0), () if multi_vector else None, fingerprint=self.fingerprint)
-
     def _check_length(self, max_length: int | None) -> int:
         if max_length is None:
             return self.max_length
@@ -153,12 +163,23 @@ class M3Encoder:
         return max_length
 
 
-def _check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise ValueError("encode takes a list of strings, but got one string: wrap it in a list")
-    for i, text in enumerate(texts):
+def _check_texts(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"encode takes a list of strings, but got {texts!r:.80}: wrap a single text in a list")
+    listed = list(texts)
+    for i, text in enumerate(listed):
         if not isinstance(text, str):
             raise ValueError(f"text {i} must be a string, but is {type(text).__name__}")
+    return listed
+
+
+def _blame(texts: Sequence[str]) -> str:
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return f"text {i} holds half of a surrogate pair at character {error.start}: clean it first"
+    return "the tokenizer refused a text"
 
 
 def _report_truncation(truncated: IntArray, limit: int) -> None:
@@ -167,16 +188,16 @@ def _report_truncation(truncated: IntArray, limit: int) -> None:
         logger.warning("%d texts are longer than %d tokens: %d tokens were cut away", cut, limit, int(truncated.sum()))
 
 
-def _packs(token_ids: Sequence[IntArray]) -> Iterator[Sequence[IntArray]]:
-    """Split texts, longest first, into packs within the token budget; a longer text has a pack of its own."""
+def _packs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut texts, longest first, into packs within the token budget; a longer text has a pack of its own."""
     start = total = 0
-    for i, ids in enumerate(token_ids):
-        if i > start and total + len(ids) > _TOKENS_PER_PACK:
-            yield token_ids[start:i]
+    for i, length in enumerate(lengths):
+        if i > start and total + length > _TOKENS_PER_PACK:
+            yield start, i
             start, total = i, 0
-        total += len(ids)
-    if start < len(token_ids):
-        yield token_ids[start:]
+        total += length
+    if start < len(lengths):
+        yield start, len(lengths)
 
 
 def _sparse_rows(pack: Pack, weights: FloatArray, unweighted: IntArray) -> SparseRows:
@@ -203,12 +224,12 @@ def _split(vectors: FloatArray, pack: Pack) -> tuple[FloatArray, ...]:
     return tuple(vectors[start + 1 : start + length].copy() for start, length in zip(starts, pack.lengths, strict=True))
 
 
-def _fingerprint(model: M3Model, tokenizer: M3Tokenizer) -> str:
-    """Hash the tokenizer and 1,024 values of every tensor: enough to tell fine-tunes apart, and quick on 2 GB."""
-    digest = hashlib.sha256(tokenizer.definition.encode())
+def _fingerprint(config: ModelConfig, model: M3Model, tokenizer: M3Tokenizer) -> str:
+    """Hash the shape, the tokenizer and 4,096 values of every tensor: quick on 2 GB, and no fine-tune leaves them."""
+    digest = hashlib.sha256(f"{config}{tokenizer.signature}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.reshape(-1)
-        sample = flat[:: max(1, len(flat) // 1024)]
+        step = max(1, len(flat) // 4096) | 1  # odd, so that the sample walks through all columns of a matrix
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(sample.contiguous().numpy().tobytes())
+        digest.update(flat[::step].contiguous().numpy().tobytes())
     return f"m3-{len(model.layers)}x{model.word_embeddings.embedding_dim}-{digest.hexdigest()[:16]}"

@@ -18,6 +18,8 @@ __all__ = ["M3Tokenizer", "Tokenized"]
 _TEXTS_PER_CALL = 1024
 """The tokenizer's own result objects are large, so only this many texts are held in them at a time."""
 
+_PROBE = "  Ａ①ﬁ e\u0301 ÜNÏ cödé 中文字 ข้าว 123,456.78 \t\u200b don't <mask> 🐝"
+
 _NAMES = {"cls_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
@@ -47,6 +49,9 @@ class M3Tokenizer:
         self.unweighted: IntArray = np.array([self._id(names[role]) for role in _NAMES], dtype=np.int64)
         """Ids of `<s> </s> <pad> <unk>`, which have no place in a sparse row."""
         self._end = int(self._id(names["eos_token"]))
+        frame = self._tokenizer.encode("").ids
+        if frame != [self._id(names["cls_token"]), self._end]:
+            raise CheckpointError(f"the tokenizer turns an empty text into {frame}, not into <s> and </s>")
 
     @property
     def vocab_size(self) -> int:
@@ -54,19 +59,21 @@ class M3Tokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     @property
-    def definition(self) -> str:
-        """Everything that decides the ids, as JSON."""
-        return str(self._tokenizer.to_str())
+    def signature(self) -> str:
+        """What tells tokenizers apart: the vocabulary, and the ids of a text that normalising and splitting change."""
+        vocabulary = sorted(self._tokenizer.get_vocab(), key=self._tokenizer.get_vocab().__getitem__)
+        return repr((vocabulary, self._tokenizer.encode(_PROBE).ids))
 
     def tokenize(self, texts: Sequence[str], max_length: int) -> Tokenized:
         """Turn texts into ids, `max_length` of them at most, `<s>` and `</s>` included.
 
         Raises:
-            ValueError: a text holds half of a surrogate pair.
+            UnicodeEncodeError: a text holds half of a surrogate pair; a `TypeError` on some versions of tokenizers.
         """
         token_ids: list[IntArray] = []
         for start in range(0, len(texts), _TEXTS_PER_CALL):
-            token_ids += self._encode(texts[start : start + _TEXTS_PER_CALL], start)
+            encodings = self._tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_PER_CALL]))
+            token_ids += [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         truncated = np.array([max(0, len(ids) - max_length) for ids in token_ids], dtype=np.int64)
         for i in np.flatnonzero(truncated).tolist():
             token_ids[i] = np.append(token_ids[i][: max_length - 1], self._end)
@@ -81,17 +88,10 @@ class M3Tokenizer:
         return [self._piece(int(token_id)).removeprefix("▁") or "▁" for token_id in token_ids]
 
     def _piece(self, token_id: int) -> str:
-        piece = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+        piece = self._tokenizer.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
         if piece is None:
             raise ValueError(f"{token_id} is no token id of this model: they go from 0 to {self.vocab_size - 1}")
         return piece
-
-    def _encode(self, texts: Sequence[str], offset: int) -> list[IntArray]:
-        try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
-        except (TypeError, UnicodeEncodeError) as error:
-            raise ValueError(_blame(texts, offset)) from error
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def _id(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -103,7 +103,10 @@ class M3Tokenizer:
 def _load(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if path.is_file():
-        return Tokenizer.from_file(str(path))
+        try:
+            return Tokenizer.from_str(path.read_text("utf-8"))
+        except Exception as error:  # the library raises nothing more exact
+            raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
     if not (folder / "sentencepiece.bpe.model").is_file():
         raise CheckpointError(f"{folder} has neither tokenizer.json nor sentencepiece.bpe.model")
     from transformers import AutoTokenizer
@@ -122,12 +125,3 @@ def _special_names(folder: Path) -> dict[str, str]:
             if token:
                 names[role] = token if isinstance(token, str) else token["content"]
     return names
-
-
-def _blame(texts: Sequence[str], offset: int) -> str:
-    for i, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return f"text {offset + i} holds half of a surrogate pair at character {error.start}: clean it first"
-    return "the tokenizer refused a text"

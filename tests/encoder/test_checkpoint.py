@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 
@@ -74,7 +73,7 @@ def test_a_head_that_would_run_code_is_not_loaded(folder: Path) -> None:
             return (Path.touch, (folder / "touched",))
 
     torch.save({"weight": Evil()}, folder / "sparse_linear.pt")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(CheckpointError, match="could run code"):
         M3Encoder.from_pretrained(folder)
     assert not (folder / "touched").exists()
 
@@ -101,7 +100,9 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
         ("model_type", "bert", "model_type is 'bert'"),
         ("hidden_act", "relu", "hidden_act"),
         ("intermediate_size", 256, "shape"),
-        ("vocab_size", 10, "shape"),
+        ("num_attention_heads", 7, "do not divide"),
+        ("pad_token_id", None, "expected numbers for pad_token_id"),
+        ("vocab_size", 100_000, "shape"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(folder: Path, key: str, value: object, message: str) -> None:
@@ -109,6 +110,70 @@ def test_a_config_that_does_not_fit_is_refused(folder: Path, key: str, value: ob
     (folder / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(CheckpointError, match=message):
         M3Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"version https://git-lfs", "cannot be read"),
+        ("sparse_linear.pt", b"version https://git-lfs", "not downloaded whole"),
+        ("config.json", b"{broken", "is not JSON"),
+        ("config.json", b"[]", "must hold a JSON object"),
+        ("tokenizer.json", b"{}", "cannot be read as a tokenizer"),
+    ],
+)
+def test_a_damaged_file_is_named(folder: Path, file: str, content: bytes, message: str) -> None:
+    (folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        M3Encoder.from_pretrained(folder)
+    assert file in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (torch.zeros(1, 64), "tensors by name"),
+        ({"weight": torch.full((1, 64), float("nan")), "bias": torch.zeros(1)}, "not finite"),
+    ],
+)
+def test_a_head_of_another_kind_is_an_error(folder: Path, head: object, message: str) -> None:
+    torch.save(head, folder / "sparse_linear.pt")
+    with pytest.raises(CheckpointError, match=message):
+        M3Encoder.from_pretrained(folder)
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    with pytest.raises(CheckpointError, match="empty text"):
+        M3Encoder.from_pretrained(folder)
+
+
+def test_settings_and_tokenizer_are_part_of_the_fingerprint(folder: Path, encoder: M3Encoder) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
+    assert M3Encoder.from_pretrained(folder).fingerprint != encoder.fingerprint
+    (folder / "config.json").write_text(json.dumps(config))
+    assert M3Encoder.from_pretrained(folder).fingerprint == encoder.fingerprint
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["model"]["vocab"][500][0] = "another piece"
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert M3Encoder.from_pretrained(folder).fingerprint != encoder.fingerprint
+
+
+def test_any_column_of_a_matrix_changes_the_fingerprint(folder: Path, encoder: M3Encoder) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"][:, 37] += 0.5
+    save_file(tensors, folder / "model.safetensors")
+    assert M3Encoder.from_pretrained(folder).fingerprint != encoder.fingerprint
+
+
+def test_the_bundled_name_is_not_shadowed_by_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m3-mini").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert (find_folder("m3-mini") / "config.json").is_file()
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:

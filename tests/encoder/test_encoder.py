@@ -12,6 +12,7 @@ from reference import Reference, View
 
 from m3connect import Encoder, M3Embeddings, M3Encoder
 from m3connect.encoder import encoder as encoder_module
+from m3connect.encoder import tokenizer as tokenizer_module
 
 TEXTS = [
     "",
@@ -151,6 +152,16 @@ def test_truncated_counts_the_tokens_cut_away_and_one_line_is_logged(
     assert len(caplog.records) == 1
 
 
+def test_every_copy_of_a_text_is_counted_as_truncated(encoder: M3Encoder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        batch = encoder.encode(
+            ["short", "one two three four five six", "short", "one two three four five six"], max_length=5
+        )
+    assert batch.truncated[0] == batch.truncated[2] == 0
+    assert batch.truncated[1] == batch.truncated[3] > 0
+    assert caplog.records[0].getMessage().startswith("2 texts")
+
+
 @pytest.mark.parametrize("bad", [None, 3, b"bytes", ["list"]])
 def test_something_else_than_a_string_names_its_position(encoder: M3Encoder, bad: object) -> None:
     with pytest.raises(ValueError, match="text 1 must be a string"):
@@ -158,13 +169,34 @@ def test_something_else_than_a_string_names_its_position(encoder: M3Encoder, bad
 
 
 def test_one_string_is_refused_with_the_remedy(encoder: M3Encoder) -> None:
-    with pytest.raises(ValueError, match="wrap it in a list"):
+    with pytest.raises(ValueError, match="wrap a single text in a list"):
         encoder.encode("one string")
 
 
 def test_half_a_surrogate_pair_names_its_position(encoder: M3Encoder) -> None:
-    with pytest.raises(ValueError, match="text 2 holds half of a surrogate pair at character 3"):
-        encoder.encode(["fine", "good", "bad\ud83d"])
+    with pytest.raises(ValueError, match="text 3 holds half of a surrogate pair at character 3"):
+        encoder.encode(["fine", "fine", "good", "bad\ud83d"])
+
+
+@pytest.mark.parametrize("kind", [tuple, iter, np.array, lambda texts: dict.fromkeys(texts).keys()])
+def test_any_iterable_of_strings_is_taken(encoder: M3Encoder, kind: object) -> None:
+    found = encoder.encode(kind(["one", "two"]))  # type: ignore[operator]
+    np.testing.assert_allclose(found.dense, encoder.encode(["one", "two"]).dense, atol=1e-5)
+
+
+@pytest.mark.parametrize("texts", [None, b"bytes", 5])
+def test_what_is_no_list_is_refused(encoder: M3Encoder, texts: object) -> None:
+    with pytest.raises(ValueError, match="takes a list of strings"):
+        encoder.encode(texts)  # type: ignore[arg-type]
+
+
+def test_more_texts_than_the_tokenizer_takes_at_once_keep_their_order(
+    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text number {i}" for i in range(7)]
+    expected = encoder.encode(texts)
+    monkeypatch.setattr(tokenizer_module, "_TEXTS_PER_CALL", 2)
+    np.testing.assert_allclose(encoder.encode(texts).dense, expected.dense, atol=1e-5)
 
 
 @pytest.mark.parametrize("max_length", [0, 1, 8193, -5])
@@ -190,6 +222,8 @@ def test_decode_gives_readable_pieces(encoder: M3Encoder) -> None:
         encoder.decode([10**9])
     with pytest.raises(ValueError, match="no token id"):
         encoder.decode([-1])
+    with pytest.raises(ValueError, match="no token id"):
+        encoder.decode([2**40])
 
 
 def test_progress_shows_a_bar_only_on_request(encoder: M3Encoder, capsys: pytest.CaptureFixture[str]) -> None:
