@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -39,16 +41,35 @@ FUSIONS = {
 }
 
 
-@pytest.fixture(params=["local", "wire"])
+NAME = f"m3connect-test-{uuid.uuid4()}"
+
+SERVER = pytest.param(
+    "server",
+    marks=[
+        pytest.mark.server,
+        pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="set QDRANT_URL to a running Qdrant server"),
+    ],
+)
+
+
+@pytest.fixture(params=["local", "wire", SERVER])
 def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
-    client = QdrantClient(":memory:") if request.param == "local" else StandIn().client()
+    client = connect(request.param)
     yield client
+    for name in (NAME, f"{NAME}-new"):
+        client.delete_collection(name)
     client.close()
+
+
+def connect(kind: str) -> QdrantClient:
+    if kind == "server":
+        return QdrantClient(url=os.environ["QDRANT_URL"], api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+    return QdrantClient(":memory:") if kind == "local" else StandIn().client()
 
 
 def pair(client: QdrantClient, n: int = 60, **options: Any) -> tuple[QdrantStore, MemoryStore]:
     """The same random documents in Qdrant and in the exact store, with every view of some of them empty."""
-    stores = QdrantStore(client, "docs", dim=16, multi_vector=True), MemoryStore(dim=16, multi_vector=True)
+    stores = QdrantStore(client, NAME, dim=16, multi_vector=True), MemoryStore(dim=16, multi_vector=True)
     documents = [
         replace(document, parent_id=f"p{i % 7}" if i % 3 else None) for i, document in enumerate(random_documents(n))
     ]
@@ -107,7 +128,7 @@ def test_nothing_that_any_leg_could_find_gives_no_hits(client: QdrantClient) -> 
 
 
 def test_insert_leaves_what_is_there_alone(client: QdrantClient) -> None:
-    store = QdrantStore(client, "docs", dim=16)
+    store = QdrantStore(client, NAME, dim=16)
     batch = random_embeddings(4, seed=1)
     store.upsert([Document("a", "old")], batch[0])
     store.insert([Document("a", "new"), Document("b", "first"), Document("c", "new"), Document("b", "second")], batch)
@@ -139,7 +160,7 @@ def test_an_update_of_an_absent_document_writes_nothing(client: QdrantClient) ->
 
 
 def test_token_vectors_are_not_updated_where_none_are_kept(client: QdrantClient) -> None:
-    store, batch = QdrantStore(client, "docs", dim=16), random_embeddings(2, seed=1, multi_vector=True)
+    store, batch = QdrantStore(client, NAME, dim=16), random_embeddings(2, seed=1, multi_vector=True)
     store.upsert([Document("a", "x")], batch[0])
     store.update_embeddings(["a"], batch[1])
     np.testing.assert_array_equal(store.get_embeddings(["a"]).dense, batch[1].dense)
@@ -159,7 +180,7 @@ def assert_same_embeddings(found: M3Embeddings, expected: M3Embeddings) -> None:
 def test_info_tells_what_there_is_and_how_it_is_kept(client: QdrantClient) -> None:
     store, _ = pair(client, 10)
     info = store.info()
-    assert (info.name, info.count, info.dim, info.multi_vector, info.fingerprint) == ("docs", 10, 16, True, None)
+    assert (info.name, info.count, info.dim, info.multi_vector, info.fingerprint) == (NAME, 10, 16, True, None)
     assert info.details["backend"] == "qdrant"
     local = client.init_options.get("location") == ":memory:"
     assert info.details["mode"] == ("local" if local else "server")
@@ -172,27 +193,27 @@ def test_info_tells_what_there_is_and_how_it_is_kept(client: QdrantClient) -> No
 def test_a_dropped_collection_is_gone_and_can_be_made_anew(client: QdrantClient) -> None:
     store, _ = pair(client, 10)
     store.drop()
-    assert not client.collection_exists("docs")
+    assert not client.collection_exists(NAME)
     with pytest.raises(CollectionNotFoundError):
-        QdrantStore(client, "docs")
-    assert QdrantStore(client, "docs", dim=8).count() == 0
+        QdrantStore(client, NAME)
+    assert QdrantStore(client, NAME, dim=8).count() == 0
 
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_collection_is_taken_as_it_was_made(client: QdrantClient, stored: bool) -> None:
-    QdrantStore(client, "docs", dim=16, multi_vector=stored)
-    assert QdrantStore(client, "docs", multi_vector=None).multi_vector == stored
-    assert not QdrantStore(client, "new", dim=16, multi_vector=None).multi_vector
+    QdrantStore(client, NAME, dim=16, multi_vector=stored)
+    assert QdrantStore(client, NAME, multi_vector=None).multi_vector == stored
+    assert not QdrantStore(client, f"{NAME}-new", dim=16, multi_vector=None).multi_vector
 
 
 def test_two_that_make_a_collection_at_once_both_get_it(client: QdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    QdrantStore(client, "docs", dim=16)
+    QdrantStore(client, NAME, dim=16)
     exists, answers = client.collection_exists, [False]
     monkeypatch.setattr(client, "collection_exists", lambda **asked: answers.pop() if answers else exists(**asked))
-    assert QdrantStore(client, "docs", dim=16).count() == 0
+    assert QdrantStore(client, NAME, dim=16).count() == 0
     answers.append(False)
     with pytest.raises(CollectionMismatchError, match="16 dimensions"):
-        QdrantStore(client, "docs", dim=8)
+        QdrantStore(client, NAME, dim=8)
 
 
 def test_a_collection_that_cannot_be_made_says_why(client: QdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +222,7 @@ def test_a_collection_that_cannot_be_made_says_why(client: QdrantClient, monkeyp
 
     monkeypatch.setattr(client, "create_collection", refuse)
     with pytest.raises(PermissionError, match="read only"):
-        QdrantStore(client, "docs", dim=16)
+        QdrantStore(client, NAME, dim=16)
 
 
 # -- async ------------------------------------------------------------------------------------------------------------
@@ -239,16 +260,16 @@ async def use(store: Any, oracle: MemoryStore) -> None:
 def test_an_async_store_does_what_the_sync_one_does() -> None:
     async def main() -> None:
         client = StandIn().async_client()
-        await use(await AsyncQdrantStore.open(client, "docs", dim=16), MemoryStore(dim=16))
+        await use(await AsyncQdrantStore.open(client, NAME, dim=16), MemoryStore(dim=16))
         with pytest.raises(CollectionNotFoundError):
-            await AsyncQdrantStore.open(client, "docs")
+            await AsyncQdrantStore.open(client, NAME)
         await client.close()
 
     asyncio.run(main())
 
 
 def test_local_mode_is_async_in_threads() -> None:
-    store = QdrantStore(QdrantClient(":memory:"), "docs", dim=16)
+    store = QdrantStore(QdrantClient(":memory:"), NAME, dim=16)
     asyncio.run(use(ThreadedStore(store), MemoryStore(dim=16)))
 
 
@@ -256,15 +277,15 @@ def test_an_async_client_in_local_mode_is_refused(tmp_path: Any) -> None:
     for place in ({"location": ":memory:"}, {"path": str(tmp_path)}):
         client = AsyncQdrantClient(**place)
         with pytest.raises(ValueError, match=r"blocks the event loop.*ThreadedStore\(QdrantStore"):
-            asyncio.run(AsyncQdrantStore.open(client, "docs", dim=16))
+            asyncio.run(AsyncQdrantStore.open(client, NAME, dim=16))
         asyncio.run(client.close())
 
 
 def test_the_wrong_kind_of_client_is_told_where_to_go() -> None:
     with pytest.raises(ValueError, match=r"AsyncQdrantStore\.open"):
-        QdrantStore(AsyncQdrantClient(":memory:"), "docs")  # type: ignore[arg-type]
+        QdrantStore(AsyncQdrantClient(":memory:"), NAME)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="goes to QdrantStore"):
-        asyncio.run(AsyncQdrantStore.open(QdrantClient(":memory:"), "docs"))  # type: ignore[arg-type]
+        asyncio.run(AsyncQdrantStore.open(QdrantClient(":memory:"), NAME))  # type: ignore[arg-type]
 
 
 def test_ids_of_hits_are_our_own(client: QdrantClient) -> None:
