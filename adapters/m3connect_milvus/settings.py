@@ -66,9 +66,10 @@ class MilvusSettings:
     """Any further collection properties, as `{"partitionkey.isolation": "true"}`."""
 
     def __post_init__(self) -> None:
-        for name, least in (("shards", self.shards), ("replicas", self.replicas), ("partitions", self.partitions or 1)):
-            if least < 1:
-                raise ValueError(f"{name} must be at least 1, but is {least}")
+        for name in ("shards", "replicas", "partitions"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, but is {number}")
         if self.consistency not in ("Strong", "Session", "Bounded", "Eventually"):
             raise ValueError(f"consistency must be Strong, Session, Bounded or Eventually, but is {self.consistency!r}")
         for index in (self.dense_index, self.sparse_index):
@@ -158,7 +159,7 @@ def settings_for_lite(settings: MilvusSettings) -> MilvusSettings:
     }
     if ignored:
         _say_once(
-            f"Milvus Lite ignores these settings, which a server heeds: {json.dumps(ignored)}. Here the dense index is "
+            f"Milvus Lite ignores these settings, which a server heeds: {json.dumps(ignored, default=str)}. Here the dense index is "
             f"{lite.dense_index['index_type']}"
         )
     return lite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,9 @@ def is_computed_exactly(plan: SearchPlan) -> bool:
     """
     if plan.offset is not None or plan.group_by_parent or plan.min_scores:
         return False
-    match plan.fusion:
-        case RRF(k, weights):
-            return float(k).is_integer() and k < 2**31 and (weights is None or weights[0] == weights[1])
-        case Weighted(missing=missing):
-            return missing == "exact"
+    if isinstance(plan.fusion, RRF):
+        k, weights = plan.fusion.k, plan.fusion.weights
+        return float(k).is_integer() and k < 2**31 and (weights is None or weights[0] == weights[1])
     return True
 
 
@@ -56,17 +54,26 @@ class OneRequest:
 
     def build(self, queries: M3Embeddings, i: int) -> models.QueryRequest | None:
         """Return the request of query i; None where nothing can be found."""
-        leaves = [leaf for leg in self.plan.fusion.legs if (leaf := self._leaf(queries, i, leg)) is not None]
+        legs = self.plan.fusion.legs
+        leaves = {leg: leaf for leg in legs if (leaf := self._leaf(queries, i, leg)) is not None}
         if not leaves:
             return None
         if isinstance(self.plan.fusion, RRF):
             # Local mode and server alike: 1 / (k + rank), ranks from 0.
             query = models.RrfQuery(rrf=models.Rrf(k=int(self.plan.fusion.k) + 1))
-            return self._request(query=query, prefetch=leaves)
+            return self._fused(query, list(leaves.values()))
         if isinstance(self.plan.fusion, Weighted):
             return self._weighted(self.plan.fusion, queries, i, leaves)
-        (leaf,) = leaves
-        return self._request(query=leaf.query, using=leaf.using, filter=leaf.filter, params=leaf.params)
+        (leaf,) = leaves.values()
+        return models.QueryRequest(
+            query=leaf.query,
+            using=leaf.using,
+            filter=leaf.filter,
+            params=leaf.params,
+            score_threshold=leaf.score_threshold,
+            limit=self.plan.top_k,
+            with_payload=list(DOCUMENT_FIELDS),
+        )
 
     def _leaf(self, queries: M3Embeddings, i: int, leg: Leg) -> models.Prefetch | None:
         """Return the search for a leg's candidates."""
@@ -83,14 +90,14 @@ class OneRequest:
         )
 
     def _weighted(
-        self, fusion: Weighted, queries: M3Embeddings, i: int, leaves: Sequence[models.Prefetch]
-    ) -> models.QueryRequest | None:
-        """Score the candidates of all leaves in every leg, then add up.
+        self, fusion: Weighted, queries: M3Embeddings, i: int, leaves: Mapping[Leg, models.Prefetch]
+    ) -> models.QueryRequest:
+        """Add up weighted scores of what any leaf found.
 
-        Each leg prefetches the same candidates: a point that a leg does not bring counts 0 in it. That is right for a
-        point without the vector, or one that shares no token with the query.
+        What a prefetch does not bring counts 0. So each leg scores the same candidates in full, unless what it did not
+        find shall count 0; a point without a vector, or one that shares no token with the query, rightly does.
         """
-        siblings: list[models.Prefetch] = []
+        prefetches: list[models.Prefetch] = []
         terms: list[models.Expression] = []
         for leg, weight in fusion.weights.items():
             vector = to_vector(queries, i, leg) if weight else None
@@ -98,17 +105,24 @@ class OneRequest:
                 continue
             # Qdrant sums over the query's token vectors where M3 takes the mean.
             share = weight / len(vector) if leg == "multi_vector" else weight
-            terms.append(models.MultExpression(mult=[share, f"$score[{len(siblings)}]"]))
-            siblings.append(
-                models.Prefetch(
-                    prefetch=list(leaves),
-                    query=vector,
-                    using=leg,
-                    limit=sum(leaf.limit or 0 for leaf in leaves),
-                    params=EXACT if self.server else None,
-                )
-            )
-        return self._request(query=models.FormulaQuery(formula=models.SumExpression(sum=terms)), prefetch=siblings)
+            terms.append(models.MultExpression(mult=[share, f"$score[{len(prefetches)}]"]))
+            found_alone = fusion.missing == "zero" and leg in leaves
+            prefetches.append(leaves[leg] if found_alone else self._rescored(leg, vector, list(leaves.values())))
+        return self._fused(models.FormulaQuery(formula=models.SumExpression(sum=terms)), prefetches)
 
-    def _request(self, **parts: Any) -> models.QueryRequest:  # noqa: ANN401  # the client's own names
-        return models.QueryRequest(limit=self.plan.top_k, with_payload=list(DOCUMENT_FIELDS), **parts)
+    def _rescored(self, leg: Leg, vector: Any, leaves: list[models.Prefetch]) -> models.Prefetch:  # noqa: ANN401  # by leg
+        """Score what all leaves found, exactly."""
+        return models.Prefetch(
+            prefetch=leaves,
+            query=vector,
+            using=leg,
+            limit=len(leaves) * self.plan.limit,
+            params=EXACT if self.server else None,
+        )
+
+    def _fused(
+        self, query: models.RrfQuery | models.FormulaQuery, prefetches: list[models.Prefetch]
+    ) -> models.QueryRequest:
+        return models.QueryRequest(
+            query=query, prefetch=prefetches, limit=self.plan.top_k, with_payload=list(DOCUMENT_FIELDS)
+        )

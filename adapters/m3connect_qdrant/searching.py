@@ -87,12 +87,12 @@ class SearchingFlows(StoreFlows):
         return (yield from self._with_scores(found, queries)) if plan.with_scores else found
 
     def _is_one_request(self, queries: M3Embeddings, plan: SearchPlan) -> bool:
-        if isinstance(plan.fusion, Weighted) and plan.fusion.multi_vector:
-            if not self.multi_vector or queries.multi_vector is None:
-                return False  # the general way says what is missing
-            longest = max(map(len, queries.multi_vector), default=0)
-            if self._server and limits.too_many_numbers(longest, self.dim):
-                return False
+        has_tokens = self.multi_vector and queries.multi_vector is not None
+        if isinstance(plan.fusion, Weighted) and plan.fusion.multi_vector and not has_tokens:
+            return False  # the general way says what is missing
+        longest = max(map(len, queries.multi_vector or ()), default=0)
+        if self._server and has_tokens and limits.too_many_numbers(longest, self.dim):
+            return False
         return is_computed_exactly(plan)
 
     def _with_scores(self, found: list[list[Hit]], queries: M3Embeddings) -> Flow[list[list[Hit]]]:
@@ -134,6 +134,6 @@ class SearchingFlows(StoreFlows):
 
 
 def _hits(points: Sequence[models.ScoredPoint], scale: float) -> list[Hit]:
-    """Return hits with ties in the order of ids; what a leg of tokens scored 0 is no hit."""
+    """Return hits, ties in the order of ids."""
     hits = [Hit(convert.from_payload(point.payload), scale * point.score) for point in points]
     return sorted(hits, key=lambda hit: (-hit.score, hit.document.id))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3connect.base import AsyncStore, Store
 from m3connect.flows import Call, run, run_async
+from m3connect_qdrant.flows import QdrantFlows
 from m3connect_qdrant.local import is_local, lock_of
 from m3connect_qdrant.opening import Opening, open_collection
 from m3connect_qdrant.settings import QdrantSettings, choose_settings
@@ -93,7 +95,9 @@ class QdrantStore(Store):
 class AsyncQdrantStore(AsyncStore):
     """`QdrantStore` over a server's native async client; made by `AsyncQdrantStore.open`."""
 
-    _client: AsyncQdrantClient
+    def __init__(self, client: AsyncQdrantClient, flows: QdrantFlows) -> None:
+        super().__init__(flows)
+        self._client = client
 
     @classmethod
     async def open(
@@ -127,16 +131,14 @@ class AsyncQdrantStore(AsyncStore):
             filter_fields=_names(filter_fields),
             tenant_field=tenant_field,
         )
-
-        async def perform(call: Call) -> Any:  # noqa: ANN401  # the client's answer
-            return await getattr(client, call.method)(**call.arguments)
-
-        store = cls(await run_async(open_collection(wanted, server=True), perform))
-        store._client = client
-        return store
+        return cls(client, await run_async(open_collection(wanted, server=True), partial(_await, client)))
 
     async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await getattr(self._client, call.method)(**call.arguments)
+        return await _await(self._client, call)
+
+
+async def _await(client: AsyncQdrantClient, call: Call) -> Any:  # noqa: ANN401  # the client's answer
+    return await getattr(client, call.method)(**call.arguments)
 
 
 def _check_async(client: object) -> None:
