@@ -290,7 +290,8 @@ class StoreFlows(ABC):
         if embeddings.fingerprint is None:
             return
         if self.fingerprint is None:
-            self.fingerprint = yield from self.read_fingerprint()
+            found = yield from self.read_fingerprint()
+            self.fingerprint = self.fingerprint or found  # another thread may have claimed the collection meanwhile
         check_fingerprint(self.fingerprint, embeddings.fingerprint, name=self.name)
 
     def select(self, condition: Filter | None) -> Flow[Selection]:
