@@ -128,6 +128,18 @@ class M3Encoder:
         """
         return self._tokenizer.pieces(token_ids)
 
+    def token_spans(self, text: str) -> IntArray:
+        """Return [t, 2] where each token of a text begins and ends in it, for `m3connect.chunking.chunk`.
+
+        Raises:
+            ValueError: the text is no string, or holds half of a surrogate pair.
+        """
+        _check_texts([text])
+        try:
+            return self._tokenizer.spans(text)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ValueError(_blame([text])) from error
+
     def _encode_packs(self, ids: Sequence[IntArray], multi_vector: bool, progress: bool) -> M3Embeddings:
         """Encode texts that come longest first."""
         dense = np.empty((len(ids), self.dim), np.float32)

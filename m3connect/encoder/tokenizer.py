@@ -79,6 +79,11 @@ class M3Tokenizer:
             token_ids[i] = np.append(token_ids[i][: max_length - 1], self._end)
         return Tokenized(token_ids, truncated)
 
+    def spans(self, text: str) -> IntArray:
+        """Return [t, 2] where each token of a text begins and ends in it, `<s>` and `</s>` left out."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return np.array(offsets, dtype=np.int64).reshape(-1, 2)
+
     def pieces(self, token_ids: Iterable[int]) -> list[str]:
         """Return the text of each id, without the mark of a word's start.
 
