@@ -159,7 +159,7 @@ def settings_for_lite(settings: MilvusSettings) -> MilvusSettings:
     }
     if ignored:
         _say_once(
-            f"Milvus Lite ignores these settings, which a server heeds: {json.dumps(ignored, default=str)}. Here the dense index is "
+            f"Milvus Lite ignores settings that a server heeds: {json.dumps(ignored, default=str)}. Its dense index is "
             f"{lite.dense_index['index_type']}"
         )
     return lite
