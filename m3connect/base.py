@@ -50,6 +50,10 @@ class _Described:
         """Say what `upsert` would refuse: reasons by position, empty where all is well."""
         return self._flows.problems(documents, embeddings)
 
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether an error of the database may pass by itself, so that trying again makes sense."""
+        return self._flows.is_transient(error)
+
 
 class Store(_Described, ABC):
     """A collection of documents with their embeddings; a backend's class says how it is opened.

@@ -176,6 +176,10 @@ class StoreFlows(ABC):
     def flush(self) -> Flow[None]:
         """Make what was written fast to search."""
 
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether an error of the client may pass by itself: a timeout, a refused connection, too many requests."""
+        return isinstance(error, ConnectionError | TimeoutError)
+
     # What every store does with it.
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool = False) -> Flow[None]:
@@ -213,7 +217,10 @@ class StoreFlows(ABC):
         _require_all(ids, documents)
         named = [documents[name] for name in ids]
         raise_problems(self.problems(named, embeddings), named)
-        yield from self.write_vectors(ids, embeddings, legs)
+        kept = [leg for leg in legs if leg != "multi_vector" or self.multi_vector]
+        if "multi_vector" in kept and ids:
+            embeddings.require_multi_vector()
+        yield from self.write_vectors(ids, embeddings, kept)
 
     def get(self, ids: Sequence[str]) -> Flow[list[Document]]:
         """Fetch documents in the order asked."""
@@ -283,7 +290,8 @@ class StoreFlows(ABC):
         if embeddings.fingerprint is None:
             return
         if self.fingerprint is None:
-            self.fingerprint = yield from self.read_fingerprint()
+            found = yield from self.read_fingerprint()
+            self.fingerprint = self.fingerprint or found  # another thread may have claimed the collection meanwhile
         check_fingerprint(self.fingerprint, embeddings.fingerprint, name=self.name)
 
     def select(self, condition: Filter | None) -> Flow[Selection]:

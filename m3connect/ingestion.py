@@ -1,20 +1,32 @@
-"""The write path: documents stream in, are checked, encoded in batches and stored."""
+"""The write path: documents stream in, are checked, encoded in batches and stored.
+
+Encoding and storing overlap: while a batch is written by another thread, the next one is encoded.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
+from typing import ParamSpec, TextIO, TypeVar
 
 from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
-from m3connect.store import Document, Encoder, HybridStore, check_fingerprint, document_problem
+from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint, document_problem
 
 __all__ = ["IngestReport", "Rejected", "ingest"]
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +57,12 @@ class IngestReport:
     """Stored, but longer than the encoder reads: its end cannot be found."""
 
     rejected: list[Rejected] = field(default_factory=list)
+    seconds: float = 0.0
+    """From beginning to end. Encoding and storing overlap, so their times may add up to more."""
+
     seconds_encoding: float = 0.0
     seconds_storing: float = 0.0
+    """In the database's client, summed over uploaders."""
 
     @property
     def total(self) -> int:
@@ -60,6 +76,9 @@ def ingest(
     documents: Iterable[Document],
     *,
     batch_size: int = 256,
+    uploaders: int = 1,
+    retry_seconds: float = 60,
+    rejects: str | Path | None = None,
     progress: bool = False,
 ) -> IngestReport:
     """Encode documents and store them; run again after an interruption, it goes on where it stopped.
@@ -72,13 +91,17 @@ def ingest(
         store: where they go; token vectors are made where it keeps them.
         documents: any iterable; it is read `batch_size` documents at a time and never held whole.
         batch_size: how many documents are encoded and written together.
+        uploaders: how many batches are written at a time; more than 1 helps servers, not embedded stores.
+        retry_seconds: how long a write is tried again when the store says that the error will pass
+            (`Store.is_transient`), waiting longer each time; 0 never tries again.
+        rejects: a file to which every document that was set aside is added with its reason, one JSON object a line.
         progress: show a progress bar.
 
     Returns:
         What became of every document.
 
     Raises:
-        CollectionMismatchError: the store was filled by another encoder, or has another dimension; nothing was read.
+        CollectionMismatchError: the store was filled by another encoder.
 
     Example:
         >>> from m3connect import MemoryStore
@@ -92,67 +115,133 @@ def ingest(
     """
     from tqdm import tqdm  # here, so that `import m3connect` loads numpy alone
 
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
-    check_fingerprint(store.fingerprint, encoder.fingerprint, name="to fill")
+    check_count("batch_size", batch_size)
+    check_count("uploaders", uploaders)
+    check_fingerprint(store.fingerprint, encoder.fingerprint, name=store.name)
     if store.dim != encoder.dim:
         raise CollectionMismatchError(f"the store has dimension {store.dim}, but the encoder makes {encoder.dim}")
-    report = IngestReport()
-    with tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
-        for batch in _batches(documents, batch_size):
-            _ingest_batch(encoder, store, batch, report)
-            bar.update(len(batch))
     started = time.perf_counter()
+    opened: AbstractContextManager[TextIO | None] = nullcontext()
+    if rejects is not None:
+        opened = Path(rejects).open("a", encoding="utf-8")
+    with opened as file, tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
+        pipeline = _Pipeline(encoder, store, uploaders, retry_seconds, file)
+        for batch in pipeline.run(_batches(documents, batch_size)):
+            bar.update(len(batch))
+    report = pipeline.report
+    flushing = time.perf_counter()
     store.flush()
-    report.seconds_storing += time.perf_counter() - started
+    report.seconds_storing += time.perf_counter() - flushing
+    report.seconds = time.perf_counter() - started
+    _log(report)
+    return report
+
+
+def _log(report: IngestReport) -> None:
     if report.truncated:
         logger.warning("%d documents are longer than the encoder reads; their ends cannot be found", report.truncated)
     if report.rejected:
         logger.warning("%d documents were set aside, the first: %s", len(report.rejected), report.rejected[0].reason)
-    return report
 
 
-def _ingest_batch(
-    encoder: Encoder, store: HybridStore, batch: Sequence[tuple[int, Document]], report: IngestReport
-) -> None:
-    latest: dict[str, tuple[int, Document]] = {}
-    for position, document in batch:
-        reason = document_problem(document)
-        if reason:
-            report.rejected.append(Rejected(position, document, reason))
-            continue
-        report.replaced_in_batch += document.id in latest
-        latest[document.id] = position, document
-    known = store.fingerprints(list(latest)) if latest else {}
-    changed = [entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint]
-    report.unchanged += len(latest) - len(changed)
-    if changed:
-        _encode_and_store(encoder, store, changed, report)
+_Entries = list[tuple[int, Document]]
 
 
-def _encode_and_store(
-    encoder: Encoder, store: HybridStore, entries: Sequence[tuple[int, Document]], report: IngestReport
-) -> None:
-    started = time.perf_counter()
-    documents = [document for _, document in entries]
-    embeddings = encoder.encode([document.text for document in documents], multi_vector=store.multi_vector)
-    encoded = time.perf_counter()
-    problems = store.problems(documents, embeddings)
-    report.rejected += [Rejected(entries[i][0], documents[i], reason) for i, reason in sorted(problems.items())]
-    good = [i for i in range(len(documents)) if i not in problems]
-    if good:
-        _store(store, [documents[i] for i in good], embeddings.take(good) if problems else embeddings, report)
-    report.seconds_encoding += encoded - started
-    report.seconds_storing += time.perf_counter() - encoded
+class _Pipeline:
+    """Batches on their way: one is encoded here while others are written by threads."""
+
+    def __init__(
+        self, encoder: Encoder, store: HybridStore, uploaders: int, retry_seconds: float, rejects: TextIO | None
+    ) -> None:
+        self.report = IngestReport()
+        self._encoder = encoder
+        self._store = store
+        self._uploaders = uploaders
+        self._retry_seconds = retry_seconds
+        self._rejects = rejects
+        self._under_way: deque[tuple[Future[float], dict[str, str], M3Embeddings]] = deque()
+
+    def run(self, batches: Iterable[_Entries]) -> Iterator[_Entries]:
+        """Send batches through, and give each back when it is encoded and on its way into the store."""
+        with ThreadPoolExecutor(self._uploaders, thread_name_prefix="m3connect-upload") as pool:
+            for batch in batches:
+                self._send(self._select(batch), pool)
+                yield batch
+            self._settle(0)
+
+    def _select(self, batch: _Entries) -> _Entries:
+        """Return what must be encoded: sound, the last of its id, and not stored as it is."""
+        latest: dict[str, tuple[int, Document]] = {}
+        for position, document in batch:
+            reason = document_problem(document)
+            if reason:
+                self._reject(position, document, reason)
+                continue
+            self.report.replaced_in_batch += document.id in latest
+            latest[document.id] = position, document
+        known = self._retrying(self._store.fingerprints, list(latest)) if latest else {}
+        for _, written, _ in self._under_way:
+            known |= {name: fingerprint for name, fingerprint in written.items() if name in latest}
+        changed = [entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint]
+        self.report.unchanged += len(latest) - len(changed)
+        return changed
+
+    def _send(self, entries: _Entries, pool: ThreadPoolExecutor) -> None:
+        if not entries:
+            return
+        started = time.perf_counter()
+        documents = [document for _, document in entries]
+        embeddings = self._encoder.encode(
+            [document.text for document in documents], multi_vector=self._store.multi_vector
+        )
+        self.report.seconds_encoding += time.perf_counter() - started
+        problems = self._store.problems(documents, embeddings)
+        for i, reason in sorted(problems.items()):
+            self._reject(entries[i][0], documents[i], reason)
+        if problems:
+            good = [i for i in range(len(documents)) if i not in problems]
+            documents, embeddings = [documents[i] for i in good], embeddings.take(good)
+        names = {document.id: document.fingerprint for document in documents}
+        again = any(names.keys() & written.keys() for _, written, _ in self._under_way)
+        self._settle(0 if again else self._uploaders)  # two versions of a document must not race
+        if documents:
+            self._under_way.append((pool.submit(self._write, documents, embeddings), names, embeddings))
+
+    def _write(self, documents: Sequence[Document], embeddings: M3Embeddings) -> float:
+        started = time.perf_counter()
+        self._retrying(self._store.upsert, documents, embeddings)
+        return time.perf_counter() - started
+
+    def _settle(self, most: int) -> None:
+        """Wait until at most this many batches are under way, and count those that are stored."""
+        while len(self._under_way) > most:
+            future, names, embeddings = self._under_way.popleft()
+            self.report.seconds_storing += future.result()
+            self.report.stored += len(names)
+            self.report.truncated += int((embeddings.truncated > 0).sum())
+
+    def _reject(self, position: int, document: Document, reason: str) -> None:
+        self.report.rejected.append(Rejected(position, document, reason))
+        if self._rejects is not None:
+            content = {"position": position, "id": getattr(document, "id", None), "reason": reason}
+            content |= {"document": repr(document)[:1000]}
+            self._rejects.write(json.dumps(content, default=repr) + "\n")
+            self._rejects.flush()
+
+    def _retrying(self, action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do an action of the store, again where its error will pass, with growing random pauses."""
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+        retrying = Retrying(
+            retry=retry_if_exception(self._store.is_transient),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_delay(self._retry_seconds),
+            reraise=True,
+        )
+        return retrying(action, *args, **kwargs)
 
 
-def _store(store: HybridStore, documents: Sequence[Document], embeddings: M3Embeddings, report: IngestReport) -> None:
-    store.upsert(documents, embeddings)
-    report.stored += len(documents)
-    report.truncated += int((embeddings.truncated > 0).sum())
-
-
-def _batches(documents: Iterable[Document], size: int) -> Iterator[list[tuple[int, Document]]]:
+def _batches(documents: Iterable[Document], size: int) -> Iterator[_Entries]:
     stream = enumerate(documents)
     while batch := list(islice(stream, size)):
         yield batch

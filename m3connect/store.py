@@ -133,6 +133,7 @@ class HybridStore(Protocol):
     def fingerprint(self) -> str | None: ...  # noqa: D102
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]: ...  # noqa: D102
+    def is_transient(self, error: BaseException) -> bool: ...  # noqa: D102
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
     def get(self, ids: Sequence[str]) -> list[Document]: ...  # noqa: D102
     def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings: ...  # noqa: D102

@@ -32,7 +32,7 @@ MODEL = {"encoder": {"errors", "embeddings"}, "train": {"errors", "embeddings", 
 CORE = set.union(*LAYERS)
 
 LIBRARIES: dict[str, set[str]] = {
-    "ingestion": {"tqdm"},
+    "ingestion": {"tenacity", "tqdm"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "train": {"safetensors", "tokenizers", "torch", "tqdm", "transformers"},
