@@ -60,8 +60,10 @@ class Columns:
 
     def values(self, metadata: Mapping[str, Any]) -> dict[str, float | str | None]:
         """Return what the columns hold for a document."""
-        numbers, facts = filters.numbers(metadata), set(filters.tokens(metadata))
         found: dict[str, float | str | None] = {}
+        if not self.keys:
+            return found
+        numbers, facts = filters.numbers(metadata), set(filters.tokens(metadata))
         for key in self.keys:
             if self.kinds.get(key) == "number":
                 found[self.name(key)] = numbers.get(filters.number_name(key))

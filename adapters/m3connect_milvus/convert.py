@@ -41,6 +41,9 @@ EMPTY_SPARSE = {1: 1e-6}
 _EMPTY_LIMIT = 1.001e-6
 """The sentinel's weight after a turn through float32, and no real weight."""
 
+_FEW_FACTS = 1000
+"""So many facts are within every limit: a number takes at most 80 bytes."""
+
 _BATCH_ROWS = 512
 _BATCH_BYTES = 16 * 2**20
 """A quarter of the 64 MB that a server takes in one request."""
@@ -57,10 +60,17 @@ def limit_problem(document: Document) -> str | None:
     for name, size, most, remedy in sizes:
         if size > most:
             return f"its {name} has {size} bytes, but Milvus holds at most {most}: {remedy}"
-    facts = len(filters.tokens(document.metadata))
+    return _filter_problem(document.metadata)
+
+
+def _filter_problem(metadata: Mapping[str, Any]) -> str | None:
+    values = metadata.values()
+    if 2 * len(values) + sum(len(value) for value in values if isinstance(value, list | tuple)) <= _FEW_FACTS:
+        return None
+    facts = len(filters.tokens(metadata))
     if facts > MOST_TOKENS:
         return f"its metadata has {facts} keys and list members, but Milvus holds at most {MOST_TOKENS}: keep fewer"
-    if _bytes(_json(filters.numbers(document.metadata))) > MOST_JSON_BYTES:
+    if _bytes(_json(filters.numbers(metadata))) > MOST_JSON_BYTES:
         return "its metadata has more numbers than Milvus can order: keep fewer, or nest those that no filter needs"
     return None
 

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from m3connect.embeddings import FloatArray, M3Embeddings
+from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, StoreFlows
-from m3connect.fusion import Leg
-from m3connect.store import Document, Selection, find_problems
+from m3connect.fusion import RRF, Leg
+from m3connect.search import SearchPlan
+from m3connect.store import Document, Hit, Selection, check_queries, find_problems
 from m3connect_milvus import convert, requests
 from m3connect_milvus.convert import DOCUMENT_FIELDS, Row
 from m3connect_milvus.filters import one_of, to_expression
+from m3connect_milvus.hybrid import OneRequest, is_computed_exactly
 from m3connect_milvus.schema import FINGERPRINT_PROPERTY, Layout, marker, properties_of
 from m3connect_milvus.settings import MilvusSettings
 
@@ -163,6 +166,20 @@ class MilvusFlows(StoreFlows):
         now, later = names[: requests.IDS_A_REQUEST], names[requests.IDS_A_REQUEST :]
         documents = yield from self.get(now)
         return documents, (later, last) if later or walks else None
+
+    def search(self, queries: M3Embeddings, plan: SearchPlan, filter: Filter | None) -> Flow[list[list[Hit]]]:
+        """Leave the whole search to Milvus where it computes exactly what we mean, and fuse here where not."""
+        fusion = plan.fusion
+        if not isinstance(fusion, RRF) or plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
+            return (yield from super().search(queries, plan, filter))
+        check_queries(queries, dim=self.dim)
+        yield from self.check_fingerprint(queries)
+        expressions = self._expressions((yield from self.select(filter)), most=MOST_HITS)
+        if len(expressions) > 1:  # ids of many megabytes
+            return (yield from super().search(queries, plan, filter))
+        if not expressions:
+            return [[] for _ in range(len(queries))]
+        return (yield from OneRequest(self.name, plan, fusion, expressions[0], self._settings).run(queries))
 
     def find(
         self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection

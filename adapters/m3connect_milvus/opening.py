@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +12,9 @@ from m3connect.store import check_fingerprint
 from m3connect_milvus.columns import Columns, Kind
 from m3connect_milvus.flows import MilvusFlows, Server, described_indexes
 from m3connect_milvus.schema import Layout, check_name, index_params, marker, read_layout, to_schema
-from m3connect_milvus.settings import PROFILES, MilvusSettings, settings_for_lite
+from m3connect_milvus.settings import PROFILES, MilvusSettings, say_once, settings_for_lite
 
 __all__ = ["Wanted", "open_collection"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,8 @@ def open_collection(name: str, wanted: Wanted) -> Flow[MilvusFlows]:
     settings = wanted.settings or PROFILES["small"]
     if server.lite:
         settings = settings_for_lite(settings)
-    if not (yield Call("has_collection", {"collection_name": name})):
+    exists = yield Call("has_collection", {"collection_name": name})
+    if not exists:
         if wanted.dim is None or not wanted.create:
             raise CollectionNotFoundError(
                 f"there is no collection {name!r}: "
@@ -72,6 +70,8 @@ def open_collection(name: str, wanted: Wanted) -> Flow[MilvusFlows]:
     description = yield Call("describe_collection", {"collection_name": name})
     layout, remembered = read_layout(name, description, dim=wanted.dim, adopt_fingerprint=wanted.adopt_fingerprint)
     _check_columns(name, layout.columns, wanted)
+    if exists and wanted.settings is not None:
+        yield from _say_what_comes_too_late(name, layout, settings)
     yield from _make_indexes(name, layout, settings, server)
     searched = settings if wanted.settings is not None else remembered
     flows = MilvusFlows(name, layout, server=server, settings=replace(searched, half_precision=layout.half_precision))
@@ -115,17 +115,28 @@ def _make_indexes(name: str, layout: Layout, settings: MilvusSettings, server: S
         yield Call("create_index", {"collection_name": name, "index_params": missing, "sync": False})
 
 
+def _say_what_comes_too_late(name: str, layout: Layout, wanted: MilvusSettings) -> Flow[None]:
+    """Index and precision of a collection that is there stay as they are."""
+    existing = yield from described_indexes(name)
+    for field, index in (("dense", wanted.dense_index), ("sparse", wanted.sparse_index)):
+        kept, asked = existing.get(field, {}).get("index_type"), index.get("index_type")
+        if kept and kept != asked:
+            say_once(f"collection {name!r} keeps its {field} index {kept}, although {asked} is asked for: make it anew")
+    if wanted.half_precision != layout.half_precision:
+        kept, asked = (16, 32) if layout.half_precision else (32, 16)
+        say_once(f"collection {name!r} keeps its dense vectors of {kept} bits; make it anew for {asked}")
+
+
 def _check_columns(name: str, found: Columns, wanted: Wanted) -> None:
-    given = wanted.columns
-    for option, asked, has in (
-        ("filter_fields", wanted.filter_fields is not None, dict(found.kinds)),
-        ("tenant_field", wanted.tenant_field is not None, found.tenant),
-    ):
-        want = dict(given.kinds) if option == "filter_fields" else given.tenant
-        if asked and want != has:
+    """Refuse declarations that differ from those the collection was made with."""
+    declared: list[tuple[str, object, object]] = [("tenant_field", wanted.tenant_field, found.tenant)]
+    if wanted.filter_fields is not None:
+        declared.append(("filter_fields", dict(wanted.filter_fields), dict(found.kinds)))
+    for option, asked, has in declared:
+        if asked is not None and asked != has:
             raise CollectionMismatchError(
-                f"collection {name!r}: expected {option}={want!r}, but it was made with {has!r}: leave {option} out to "
-                "take it as it is, or use another collection name and fill it anew"
+                f"collection {name!r}: expected {option}={asked!r}, but it was made with {has!r}: leave {option} out "
+                "to take it as it is, or use another collection name and fill it anew"
             )
 
 

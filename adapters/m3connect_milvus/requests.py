@@ -21,7 +21,7 @@ Weights: TypeAlias = Mapping[int, float]
 
 IDS_A_REQUEST = 512
 _IDS_A_PAGE = 8192
-_QUERIES_A_REQUEST = 256
+QUERIES_A_REQUEST = 256
 """256 queries of 1,024 dimensions are one MB."""
 
 _EXPRESSION_BYTES = 16 * 2**20
@@ -82,8 +82,8 @@ def find(
     asked = [i for i, weights in enumerate(sparse) if weights is None or weights]
     dense = queries.dense.astype(np.float16 if settings.half_precision else np.float32, copy=False)
     for expression in expressions:
-        for start in range(0, len(asked), _QUERIES_A_REQUEST):
-            positions = asked[start : start + _QUERIES_A_REQUEST]
+        for start in range(0, len(asked), QUERIES_A_REQUEST):
+            positions = asked[start : start + QUERIES_A_REQUEST]
             answers = yield Call(
                 "search",
                 {

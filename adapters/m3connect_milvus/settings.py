@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from m3connect.fusion import Leg
 
-__all__ = ["PROFILES", "Consistency", "MilvusSettings", "Profile", "choose_settings", "settings_for_lite"]
+__all__ = ["PROFILES", "Consistency", "MilvusSettings", "Profile", "choose_settings", "say_once", "settings_for_lite"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ def settings_for_lite(settings: MilvusSettings) -> MilvusSettings:
         if (wanted := getattr(settings, name)) != getattr(lite, name) and wanted != {"index_type": "AUTOINDEX"}
     }
     if ignored:
-        _say_once(
-            f"Milvus Lite ignores these settings, which a server heeds: {json.dumps(ignored, default=str)}. Here the dense index is "
+        say_once(
+            f"Milvus Lite ignores settings that a server heeds: {json.dumps(ignored, default=str)}. Its dense index is "
             f"{lite.dense_index['index_type']}"
         )
     return lite
@@ -172,5 +172,6 @@ def _lite_index(index: Mapping[str, Any]) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
+    """Log a warning that this process has not heard yet."""
     logger.warning(message)

@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_checks import assert_same_search, random_documents, random_embeddings
 
-from m3connect import Dense, Document, HybridStore, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
+from m3connect import RRF, Dense, Document, HybridStore, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
 from m3connect.filters import And, Filter, HasToken, Or, field, is_exact, matches
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
 pytest.importorskip("milvus_lite", reason="pip install 'm3connect[milvus]'")
 
-from m3connect_milvus import MilvusStore, convert, filters, requests, schema  # noqa: E402  # after the skip
+from m3connect_milvus import MilvusSettings, MilvusStore, convert, filters, requests, schema  # noqa: E402  # after the skip
 from m3connect_milvus.columns import Columns  # noqa: E402
 
 numbers = itertools.count()
@@ -381,7 +381,7 @@ def test_the_walk_crosses_pages_at_hostile_ids(store: MilvusStore, monkeypatch: 
 
 def test_requests_by_ids_are_cut_and_join_again(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "IDS_A_REQUEST", 3)
-    monkeypatch.setattr(requests, "_QUERIES_A_REQUEST", 2)
+    monkeypatch.setattr(requests, "QUERIES_A_REQUEST", 2)
     documents, batch = stored(store, 10)
     names = [document.id for document in documents]
     assert store.get([*names, "absent", names[0]]) == [*documents, documents[0]]
@@ -561,17 +561,20 @@ def test_a_server_gives_the_hits_of_the_exact_store() -> None:
     client = pymilvus.MilvusClient(os.environ["MILVUS_URI"], token=os.environ.get("MILVUS_TOKEN", ""))
     name = f"m3connect_test_{os.getpid()}"
     try:
-        store = MilvusStore(client, name, dim=DIM)
+        settings = MilvusSettings(dense_index={"index_type": "FLAT"})
+        store = MilvusStore(client, name, dim=DIM, settings=settings, filter_fields={"year": "number", "lang": "str"})
         oracle = MemoryStore(dim=DIM)
         for each in (store, oracle):
             stored(each, 200)
+            each.update_embeddings(["doc-007"], random_embeddings(1, seed=6))
+            each.insert(random_documents(201), random_embeddings(201, seed=7))
         store.upsert([Document(name, "") for name in HOSTILE], random_embeddings(len(HOSTILE), seed=9))
         assert len(store.get(HOSTILE)) == len(HOSTILE)
         store.delete(HOSTILE)
         assert list(store.scroll()) == list(oracle.scroll())
         for condition in (None, field("lang") != "de", ~(field("year") < 2000), ~(field("missing") > 1)):
             assert store.count(condition) == oracle.count(condition)
-            for fusion in (Dense(), Sparse(), Weighted()):
+            for fusion in (RRF(), Dense(), Sparse(), Weighted()):
                 assert_same_search(store, oracle, random_embeddings(3, seed=4), filter=condition, fusion=fusion)
     finally:
         client.drop_collection(name)

@@ -100,6 +100,9 @@ class FakeServer:
     def _search(self, data: Any, **_: Any) -> Any:
         return [[] for _ in data]
 
+    def _hybrid_search(self, reqs: Any, **_: Any) -> Any:
+        return [[] for _ in reqs[0].data]
+
     def _query(self, output_fields: list[str], **_: Any) -> Any:
         return [{"count(*)": 0}] if output_fields == ["count(*)"] else []
 
@@ -134,7 +137,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: Any, message: str) -> No
 def test_every_profile_works_on_lite_which_says_once_what_it_ignores(
     client: Any, name: str, profile: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings_module._say_once.cache_clear()
+    settings_module.say_once.cache_clear()
     oracle = MemoryStore(dim=DIM)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -170,8 +173,17 @@ def test_a_server_gets_what_the_profile_says() -> None:
         "filter_tokens": "INVERTED",
         "n_year": "INVERTED",
     }
-    store.search(random_embeddings(1, seed=1), filter=field("year") > 3)
+    for fusion in (Weighted(), RRF()):
+        store.search(random_embeddings(1, seed=1), filter=field("year") > 3, fusion=fusion)
     dense, sparse = server.made("search")
+    (hybrid,) = server.made("hybrid_search")
+    assert hybrid["consistency_level"] == "Session"
+    assert [leg.param for leg in hybrid["reqs"]] == [
+        {"metric_type": "IP", "params": {"nprobe": 64, "refine_k": 4}},
+        {"metric_type": "IP"},
+    ]
+    assert [leg.expr for leg in hybrid["reqs"]] == ["n_year > 3.0"] * 2
+    assert hybrid["reqs"][0].data[0].dtype == np.float16
     assert dense["search_params"] == {"params": {"nprobe": 64, "refine_k": 4}}
     assert sparse["search_params"] == {}
     assert dense["filter"] == sparse["filter"] == "n_year > 3.0"
@@ -193,6 +205,16 @@ def test_a_reopened_collection_is_searched_as_it_was_made_for() -> None:
     assert (second["search_params"], second["consistency_level"]) == ({"params": {"ef": 64, "level": 2}}, "Bounded")
     assert [call.get("replica_number") for call in server.made("load_collection")] == [None, None, 2]
     assert len(server.made("create_index")) == 1
+
+
+def test_settings_that_come_too_late_are_said_once(client: Any, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    MilvusStore(client, name, dim=DIM)
+    late = MilvusSettings(dense_index={"index_type": "IVF_FLAT"})
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert MilvusStore(client, name, settings=late).info().details["indexes"]["dense"]["index_type"] == "FLAT"
+    (record,) = caplog.records
+    assert "keeps its dense index FLAT, although IVF_FLAT is asked for" in record.getMessage()
 
 
 def test_half_precision_goes_in_as_16_bits_and_comes_back() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_checks import random_documents, random_embeddings, unit
+from store_checks import assert_same_search, fill, random_documents, random_embeddings, unit
 
-from m3connect import RRF, Document, M3Embeddings, SparseRows, Weighted
+from m3connect import RRF, Document, M3Embeddings, MemoryStore, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import field
 
@@ -89,7 +89,7 @@ def test_nothing_goes_out_that_pymilvus_would_not_escape(client: Recorder, store
     store.search(batch, filter=field("k") == hostile, with_scores=True)
     list(store.scroll(field("k").text_contains("' or")))
     store.delete([hostile])
-    assert {method for method, _ in client.calls}.isdisjoint({"get", "insert", "query_iterator", "hybrid_search"})
+    assert {method for method, _ in client.calls}.isdisjoint({"get", "insert", "query_iterator"})
     for method, arguments in client.calls:
         assert "ids" not in arguments, method
         assert "filter_params" not in arguments, "Lite knows no templates"
@@ -125,19 +125,67 @@ def test_the_filter_is_on_every_leg_and_reads_are_strong(client: Recorder, store
     for fusion in (RRF(), Weighted()):
         hits = store.search(batch[0], top_k=20, filter=field("even") == True, fusion=fusion)[0]  # noqa: E712
         assert {hit.document.id for hit in hits} == {document.id for document in documents[::2]}
-    searches = client.made("search")
-    assert [search["anns_field"] for search in searches] == ["dense", "sparse"] * 2
-    assert {search["filter"] for search in searches} == {'array_contains_any(filter_tokens, ["=\\"even\\":true"])'}
-    for arguments in client.made("search", "query"):
+    searches = [(search["anns_field"], search["filter"]) for search in client.made("search")]
+    legs = [(leg.anns_field, leg.expr) for hybrid in client.made("hybrid_search") for leg in hybrid["reqs"]]
+    expression = 'array_contains_any(filter_tokens, ["=\\"even\\":true"])'
+    assert searches == legs == [("dense", expression), ("sparse", expression)]
+    for arguments in client.made("search", "hybrid_search", "query"):
         assert arguments.get("consistency_level") == "Strong" or "iterator" in arguments
     assert [made["consistency_level"] for made in client.made("create_collection")] == ["Strong"]
 
 
-def test_a_batch_of_queries_is_one_request_a_leg(client: Recorder, store: MilvusStore) -> None:
+FUSED_THERE = {
+    "plain": {},
+    "another k": {"fusion": RRF(k=7)},
+    "equal weights": {"fusion": RRF(k=1, weights=(0.5, 0.5))},
+    "filter": {"filter": field("lang") != "de"},
+    "substring": {"filter": ~field("lang").text_contains("z"), "candidates": 7},
+    "nothing passes": {"filter": field("lang").text_contains("nowhere")},
+    "more than candidates": {"top_k": 300, "candidates": 12},
+}
+FUSED_HERE = {
+    "k of 0": {"fusion": RRF(k=0)},
+    "fraction as k": {"fusion": RRF(k=1.5)},
+    "weights": {"fusion": RRF(weights=(1, 2))},
+    "scores": {"with_scores": True},
+    "page": {"offset": 0},
+    "groups": {"group_by_parent": True},
+    "thresholds": {"min_scores": {"dense": 0.0}},
+    "weighted": {"fusion": Weighted(missing="zero")},
+    "very many": {"top_k": 513},
+}
+
+
+@pytest.mark.parametrize("case", [*FUSED_THERE, *FUSED_HERE])
+def test_a_search_is_one_request_where_milvus_means_the_same(client: Recorder, store: MilvusStore, case: str) -> None:
+    oracle = MemoryStore(dim=DIM)
+    fill([store, oracle], random_documents(150), random_embeddings(150, seed=1))
+    options: dict[str, Any] = (FUSED_THERE | FUSED_HERE)[case]
+    assert_same_search(store, oracle, random_embeddings(7, seed=2), **options)
+    assert bool(client.made("hybrid_search")) == (case in FUSED_THERE and case != "nothing passes")
+    assert bool(client.made("search")) == (case in FUSED_HERE)
+
+
+def test_a_batch_of_queries_is_one_request(client: Recorder, store: MilvusStore) -> None:
     store.upsert(random_documents(20), random_embeddings(20, seed=1))
-    before = len(client.calls)
-    store.search(random_embeddings(50, seed=2), top_k=5)
-    assert [method for method, _ in client.calls[before:]] == ["search", "search", "query"]
+    for options, expected in (
+        ({}, ["hybrid_search"]),
+        ({"top_k": 20}, ["hybrid_search", "hybrid_search"]),  # whole documents come back: 512 hits an answer
+        ({"fusion": Weighted(missing="zero")}, ["search", "search", "query"]),
+    ):
+        before = len(client.calls)
+        store.search(random_embeddings(50, seed=2), **{"top_k": 5, **options})
+        assert [method for method, _ in client.calls[before:]] == expected
+
+
+def test_a_query_that_weighs_nothing_or_the_sentinel_is_fused_here(client: Recorder, store: MilvusStore) -> None:
+    batch = replace(random_embeddings(3, seed=1), sparse=SparseRows.from_dicts([{}, {1: 0.5}, {7: 1.0}]))
+    oracle = MemoryStore(dim=DIM)
+    fill([store, oracle], random_documents(3), batch)
+    for weights in ({}, {1: 2.0}):
+        query = replace(batch[:2], sparse=SparseRows.from_dicts([weights, {7: 1.0}]))
+        assert_same_search(store, oracle, query)
+    assert client.made("hybrid_search") == []
 
 
 def test_only_lite_is_flushed_and_only_when_asked(client: Recorder, store: MilvusStore) -> None:
