@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, M3ConnectError
+from m3connect.errors import CollectionNotFoundError, M3ConnectError
 from m3connect.store import HybridStore
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _open_files: Counter[str] = Counter()
 _guard = threading.Lock()
 
 _T = TypeVar("_T")
-_FORMS = "qdrant:PATH, qdrant:http://HOST:6333, qdrant::memory:, milvus:PATH.db or milvus:http://HOST:19530"
+_FORMS = "edge:PATH, qdrant:PATH, qdrant:http://HOST:6333, qdrant::memory:, milvus:PATH.db or milvus:http://HOST:19530"
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def open_store(
     Keys and tokens come from the environment: `QDRANT_API_KEY` and `MILVUS_TOKEN`.
 
     Args:
-        spec: `qdrant:PATH` or `milvus:PATH.db` for an embedded database, `qdrant:http://HOST:6333` or
+        spec: `edge:PATH`, `qdrant:PATH` or `milvus:PATH.db` for an embedded database, `qdrant:http://HOST:6333` or
             `milvus:http://HOST:19530` for a server, `qdrant::memory:` for trying.
         collection: its name.
         dim: the dimension of dense vectors; None means that the collection must exist.
@@ -79,8 +79,6 @@ def check_spec(spec: str) -> tuple[str, str]:
         ('milvus', 'data/docs.db')
     """
     kind, _, place = spec.partition(":")
-    if kind == "edge":
-        raise ValueError(f"{spec!r}: Qdrant Edge is not supported yet; use qdrant:PATH for an embedded database")
     if kind not in _OPENERS or not place:
         raise ValueError(f"{spec!r} names no store: expected {_FORMS}")
     if kind == "milvus" and not _is_server(place) and not place.endswith(".db"):
@@ -117,11 +115,25 @@ def _open_qdrant(
         return QdrantClient(place) if place == ":memory:" else QdrantClient(path=place)
 
     with closing(_try(spec, connect)) as client:
+        yield _try(
+            spec,
+            lambda: QdrantStore(client, collection, dim=dim, create=create, multi_vector=multi_vector),
+        )
 
-        def build(tokens: bool) -> HybridStore:
-            return QdrantStore(client, collection, dim=dim, create=create, multi_vector=tokens)
 
-        yield _try(spec, lambda: _as_made(build, multi_vector))
+@contextmanager
+def _open_edge(
+    spec: str, place: str, collection: str, dim: int | None, create: bool, multi_vector: bool | None
+) -> Iterator[HybridStore]:
+    from m3connect_edge import EdgeStore
+
+    folder = Path(place) / collection
+    if Path(collection).name != collection:
+        raise ValueError(
+            f"the collection of an edge store is a folder in {place}, so it cannot be named {collection!r}"
+        )
+    with closing(_try(spec, lambda: EdgeStore(folder, dim=dim, create=create, multi_vector=multi_vector))) as store:
+        yield store
 
 
 @contextmanager
@@ -135,11 +147,10 @@ def _open_milvus(
         return MilvusClient(place, token=os.environ.get("MILVUS_TOKEN", "") if _is_server(place) else "")
 
     with _lite_server(place), closing(_try(spec, connect)) as client:
-
-        def build(tokens: bool) -> HybridStore:
-            return MilvusStore(client, collection, dim=dim, create=create, multi_vector=tokens)
-
-        yield _try(spec, lambda: _as_made(build, multi_vector))
+        yield _try(
+            spec,
+            lambda: MilvusStore(client, collection, dim=dim, create=create, multi_vector=multi_vector),
+        )
 
 
 @contextmanager
@@ -166,19 +177,6 @@ def _lite_server(place: str) -> Iterator[None]:
                 server_manager_instance.release_server(path)
 
 
-def _as_made(build: Callable[[bool], HybridStore], multi_vector: bool | None) -> HybridStore:
-    """Build a store; where nobody said whether it keeps token vectors, try without and then with them."""
-    if multi_vector is not None:
-        return build(multi_vector)
-    try:
-        return build(False)
-    except CollectionMismatchError as first:
-        try:
-            return build(True)
-        except ValueError:  # neither fits, or the backend keeps no token vectors: the first answer says more
-            raise first from None
-
-
 def _try(spec: str, action: Callable[[], _T]) -> _T:
     """Give a database's own errors the name of the store, and one family."""
     try:
@@ -193,6 +191,7 @@ def _try(spec: str, action: Callable[[], _T]) -> _T:
 
 
 _OPENERS: dict[str, Callable[[str, str, str, int | None, bool, bool | None], AbstractContextManager[HybridStore]]] = {
+    "edge": _open_edge,
     "qdrant": _open_qdrant,
     "milvus": _open_milvus,
 }

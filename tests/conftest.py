@@ -114,6 +114,45 @@ class MilvusBackend:
         server_manager_instance.release_server(self._path)  # close() alone leaves the server and its memory running
 
 
+class EdgeBackend:
+    """Folders in a folder. A name that is open is shared, since only one store at a time can have a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: dict[str, tuple[dict[str, Any], Any]] = {}
+
+    def open(self, name: str | None = None, **options: Any) -> HybridStore:
+        import m3connect_edge
+
+        name = name or fresh_name()
+        known, store = self._open.pop(name, (None, None))
+        if known != options:
+            if store is not None:
+                store.close()
+            store = m3connect_edge.EdgeStore(self._path / name, **{"dim": 16} | options)
+        self._open[name] = options, store
+        return store
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._open)
+
+    def has(self, name: str) -> bool:
+        return (self._path / name).exists()
+
+    def reopen(self) -> None:
+        for _, store in self._open.values():
+            store.close()
+        self._open.clear()
+
+    def drop(self, kept: frozenset[str] = frozenset()) -> None:
+        for name in self.names - kept:
+            self._open.pop(name)[1].drop()
+
+    def close(self) -> None:
+        self.reopen()
+
+
 def fresh_name() -> str:
     return f"docs_{next(_numbers)}"
 
@@ -124,6 +163,9 @@ def make_backend(kind: str, folder: Path, *, on_disk: bool = False) -> Any:
     if kind == "qdrant-local":
         require("m3connect_qdrant", "qdrant_client", extra="qdrant")
         return QdrantBackend(path=str(folder / "qdrant")) if on_disk else QdrantBackend(location=":memory:")
+    if kind == "edge":
+        require("m3connect_edge", "qdrant_edge", "filelock", extra="qdrant-edge")
+        return EdgeBackend(folder / "edge")
     require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
     return MilvusBackend(folder / "milvus.db")
 
@@ -133,7 +175,7 @@ def encoder() -> FakeEncoder:
     return FakeEncoder()
 
 
-@pytest.fixture(scope="session", params=["memory", "qdrant-local", "milvus-lite"])
+@pytest.fixture(scope="session", params=["memory", "qdrant-local", "edge", "milvus-lite"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One database a kind for the whole session: starting Milvus Lite takes half a second."""
     backend = make_backend(request.param, tmp_path_factory.mktemp("database"))
@@ -155,7 +197,7 @@ def store(store_factory: Callable[..., HybridStore]) -> HybridStore:
     return store_factory()
 
 
-@pytest.fixture(params=["qdrant-local", "milvus-lite"])
+@pytest.fixture(params=["qdrant-local", "edge", "milvus-lite"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A database in a folder of its own: `disk.open(name)`, `disk.reopen()`, `disk.has(name)`."""
     backend = make_backend(request.param, tmp_path, on_disk=True)
@@ -163,7 +205,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     backend.close()
 
 
-@pytest.fixture(params=["memory", "qdrant-local"])
+@pytest.fixture(params=["memory", "qdrant-local", "edge"])
 def token_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HybridStore]:
     """A store that keeps token vectors."""
     backend = make_backend(request.param, tmp_path)

@@ -9,7 +9,11 @@ import pytest
 from support import REPOSITORY, require
 
 ROOTS = {"m3connect": REPOSITORY, "adapters": REPOSITORY / "adapters"}
-LIBRARIES = {"m3connect_qdrant": ("qdrant_client", "qdrant"), "m3connect_milvus": ("pymilvus", "milvus")}
+LIBRARIES = {
+    "m3connect_qdrant": ("qdrant_client", "qdrant"),
+    "m3connect_edge": ("qdrant_edge", "qdrant-edge"),
+    "m3connect_milvus": ("pymilvus", "milvus"),
+}
 
 
 def with_examples() -> list[str]:

@@ -38,13 +38,14 @@ LIBRARIES: dict[str, set[str]] = {
     "train": {"safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "evaluate": {"tqdm"},
     "cli": {"rich", "typer"},
-    "opening": {"m3connect_milvus", "m3connect_qdrant", "milvus_lite", "pymilvus", "qdrant_client"},
+    "opening": {"m3connect_edge", "m3connect_milvus", "m3connect_qdrant", "milvus_lite", "pymilvus", "qdrant_client"},
     "testing_checkpoints": {"safetensors", "tokenizers", "torch", "transformers"},
 }
 """What a room may import, apart from the standard library and numpy, even inside a function."""
 
 ADAPTERS = {
     "m3connect_qdrant": {"qdrant_client"},
+    "m3connect_edge": {"filelock", "qdrant_edge"},
     "m3connect_milvus": {"pymilvus"},
     "langchain_m3connect": {"langchain_core", "langchain_milvus", "langchain_qdrant", "pydantic"},
     "llama_index_m3connect": {"llama_index", "pydantic"},

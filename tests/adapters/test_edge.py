@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_backend import marked, one, run_elsewhere
+from edge_helpers import marked, one, run_elsewhere
 from store_checks import random_documents, random_embeddings
 
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, M3ConnectError

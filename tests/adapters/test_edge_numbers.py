@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_backend import one
+from edge_helpers import one
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_checks import random_embeddings

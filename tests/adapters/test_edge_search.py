@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_backend import one
+from edge_helpers import one
 from store_checks import assert_same_search, fill, random_documents, random_embeddings
 
 from m3connect import RRF, Dense, Document, MemoryStore, SparseRows, Weighted

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_backend import run_elsewhere
+from edge_helpers import run_elsewhere
 from store_checks import assert_same_search, random_documents, random_embeddings
 
 from m3connect import MemoryStore, Weighted
