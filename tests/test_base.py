@@ -103,7 +103,7 @@ def test_updating_one_leg_changes_nothing_else(store_factory: Factory) -> None:
 def test_info_says_what_is_there(filled: Store) -> None:
     info = filled.info()
     assert (info.count, info.dim, info.multi_vector) == (60, 16, False)
-    assert info.details["backend"] in {"memory", "qdrant", "milvus", "edge"}
+    assert info.details["backend"] in {"memory", "qdrant", "milvus", "qdrant-edge"}
 
 
 def test_two_models_that_come_first_together_do_not_share_a_store(store_factory: Factory) -> None:
