@@ -207,7 +207,6 @@ def test_every_command_explains_itself_with_an_example(run, command):
     [
         (["--store", "qdrant"], "names no store"),
         (["--store", "elastic:x"], "names no store"),
-        (["--store", "edge:x", "--collection", "a/b"], "cannot be named"),
         (["--store", "milvus:folder"], "ends in .db"),
         (["--store", "qdrant::memory:", "--filter", "year"], "is no filter"),
         (["--store", "qdrant::memory:", "--filter", "year>soon"], "order is for numbers"),
