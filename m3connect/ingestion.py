@@ -47,6 +47,9 @@ class IngestReport:
     stored: int = 0
     """Encoded and written, new or changed."""
 
+    replaced: int = 0
+    """Of these, how many took the place of an older version."""
+
     unchanged: int = 0
     """Already there with the same content, so neither encoded nor written."""
 
@@ -159,6 +162,8 @@ class _Pipeline:
         self._uploaders = uploaders
         self._retry_seconds = retry_seconds
         self._rejects = rejects
+        self._older: set[str] = set()
+        """Documents on their way that replace what is stored."""
         self._under_way: deque[tuple[Future[float], dict[str, str], M3Embeddings]] = deque()
 
     def run(self, batches: Iterable[_Entries]) -> Iterator[_Entries]:
@@ -184,6 +189,7 @@ class _Pipeline:
             known |= {name: fingerprint for name, fingerprint in written.items() if name in latest}
         changed = [entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint]
         self.report.unchanged += len(latest) - len(changed)
+        self._older |= {document.id for _, document in changed if document.id in known}
         return changed
 
     def _send(self, entries: _Entries, pool: ThreadPoolExecutor) -> None:
@@ -218,6 +224,8 @@ class _Pipeline:
             future, names, embeddings = self._under_way.popleft()
             self.report.seconds_storing += future.result()
             self.report.stored += len(names)
+            self.report.replaced += len(names.keys() & self._older)
+            self._older -= names.keys()
             self.report.truncated += int((embeddings.truncated > 0).sum())
 
     def _reject(self, position: int, document: Document, reason: str) -> None:

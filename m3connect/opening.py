@@ -28,7 +28,7 @@ _open_files: Counter[str] = Counter()
 _guard = threading.Lock()
 
 _T = TypeVar("_T")
-_FORMS = "edge:PATH, qdrant:PATH, qdrant:http://HOST:6333, qdrant::memory:, milvus:PATH.db or milvus:http://HOST:19530"
+_FORMS = "edge:PATH, qdrant:PATH, qdrant:http://HOST:6333, milvus:PATH.db or milvus:http://HOST:19530"
 
 
 @contextmanager
@@ -95,6 +95,8 @@ def _prepare(place: str, *, create: bool) -> None:
     if _is_server(place) or place == ":memory:":
         return
     path = Path(place)
+    if path.is_file():
+        raise NotADirectoryError(f"{place} is a file: an embedded database is a folder")
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.exists():

@@ -21,6 +21,7 @@ OnProblem: TypeAlias = Callable[[str, int, str], None]
 
 logger = logging.getLogger(__name__)
 
+_BLANK = "its text is blank"
 _LONGEST_CELL = 2**30
 _LARGEST_INT = 2**53
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
@@ -38,12 +39,13 @@ def read_documents(paths: Iterable[str | Path], *, on_problem: OnProblem | None 
 
     - .txt, .md: one document. Its id is the path relative to the given folder, with forward slashes (of a file given
       by itself its name), and its metadata is `{"source": id}`.
-    - .jsonl: a document a line, `{"id"?, "text", "metadata"?, "parent_id"?}`; other keys at the top that hold a
-      string, number, bool or list join the metadata. Lines of BEIR, `{"_id", "title", "text"}`, get title and text.
+    - .jsonl: a document a line, `{"id"?, "text", "metadata"?, "parent_id"?}`; other keys at the top join the metadata,
+      and so does `source`, the file's name. Lines of BEIR, `{"_id", "title", "text"}`, get title and text.
     - .csv: a document a row, from the column `text` and, where they exist, `id` and `parent_id`; other columns become
-      metadata, plain numbers as numbers, and empty cells are left out.
+      metadata, plain numbers as numbers, empty cells are left out, and `source` is added.
 
-    A line without an id gets the file's path, a colon and the line number. Files must be UTF-8. Folders are read
+    A line without an id gets the file's path, a colon and the line number. A text that is blank is set aside. Files
+    must be UTF-8. Folders are read
     recursively in sorted order; hidden files, hidden folders and other kinds of files are passed over.
 
     Args:
@@ -98,9 +100,14 @@ def _walk(folder: Path, report: OnProblem) -> Iterator[Path]:
 def _read_text(path: Path, name: str, report: OnProblem) -> Iterator[Document]:
     content = path.read_bytes()
     try:
-        yield Document(name, content.decode("utf-8-sig"), {"source": name})
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         report(str(path), 1 + content[: error.start].count(b"\n"), "this is not UTF-8")
+        return
+    if text.strip():
+        yield Document(name, text, {"source": name})
+    else:
+        report(str(path), 0, _BLANK)
 
 
 def _read_jsonl(path: Path, name: str, report: OnProblem) -> Iterator[Document]:
@@ -110,30 +117,35 @@ def _read_jsonl(path: Path, name: str, report: OnProblem) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                yield _from_json(line, f"{name}:{number}")
+                yield _from_json(line, name, number)
             except _BadRecordError as error:
                 report(str(path), number, str(error))
 
 
-def _from_json(line: str, default_id: str) -> Document:
+def _from_json(line: str, source: str, number: int) -> Document:
     _check_decoded(line)
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise _BadRecordError(f"this is not JSON: {error}") from error
+        raise _BadRecordError(f"this is not JSON: {_without_line(error)}") from error
     if not isinstance(record, dict):
         raise _BadRecordError(f"expected a JSON object, but got {type(record).__name__}")
     text, metadata = _text_of(record), record.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise _BadRecordError(f'"metadata" must be an object, but is {type(metadata).__name__}')
     prefixed = {"title"} if "_id" in record else set()
-    others = {key: value for key, value in record.items() if key not in _OWN_KEYS | prefixed and _is_flat(value)}
+    others = {key: value for key, value in record.items() if key not in _OWN_KEYS | prefixed}
     return Document(
-        _name_of(record, "_id") or _name_of(record, "id") or default_id,
+        _name_of(record, "_id") or _name_of(record, "id") or f"{source}:{number}",
         text,
-        {**others, **metadata},
+        {"source": source, **others, **metadata},
         _name_of(record, "parent_id"),
     )
+
+
+def _without_line(error: Exception) -> str:
+    """Say what a parser says, without its line: for it, every line is the first."""
+    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
 
 
 def _text_of(record: Mapping[str, Any]) -> str:
@@ -142,7 +154,14 @@ def _text_of(record: Mapping[str, Any]) -> str:
         raise _BadRecordError(
             f'"text" must be a string, but is {type(text).__name__ if "text" in record else "missing"}'
         )
-    return f"{title} {text}" if "_id" in record and isinstance(title, str) and title else text
+    whole = f"{title} {text}" if "_id" in record and isinstance(title, str) and title else text
+    return _check_blank(whole)
+
+
+def _check_blank(text: str) -> str:
+    if not text.strip():
+        raise _BadRecordError(_BLANK)
+    return text
 
 
 def _name_of(record: Mapping[str, Any], key: str) -> str | None:
@@ -152,12 +171,6 @@ def _name_of(record: Mapping[str, Any], key: str) -> str | None:
     if value is not None and not (isinstance(value, str) and value):
         raise _BadRecordError(f'"{key}" must be a non-empty string or a whole number, but is {value!r}')
     return value
-
-
-def _is_flat(value: object) -> bool:
-    if isinstance(value, list):
-        return all(isinstance(member, str | int | float) for member in value)
-    return isinstance(value, str | int | float)  # a bool is an int
 
 
 def _read_csv(path: Path, name: str, report: OnProblem) -> Iterator[Document]:
@@ -175,18 +188,19 @@ def _read_csv(path: Path, name: str, report: OnProblem) -> Iterator[Document]:
                 if row is None:
                     return
                 if row:
-                    yield _from_row(header, row, f"{name}:{number}")
+                    yield _from_row(header, row, name, number)
             except (csv.Error, _BadRecordError) as error:
                 report(str(path), number, str(error))
 
 
-def _from_row(header: list[str], row: list[str], default_id: str) -> Document:
+def _from_row(header: list[str], row: list[str], source: str, number: int) -> Document:
     _check_decoded("".join(row))
     if len(row) != len(header):
         raise _BadRecordError(f"expected {len(header)} cells, but got {len(row)}")
     cells = dict(zip(header, row, strict=True))
     others = {key: _number_or_text(cell) for key, cell in cells.items() if cell and key not in _OWN_KEYS}
-    return Document(cells.get("id") or default_id, cells["text"], others, cells.get("parent_id") or None)
+    name = cells.get("id") or f"{source}:{number}"
+    return Document(name, _check_blank(cells["text"]), {"source": source, **others}, cells.get("parent_id") or None)
 
 
 def _number_or_text(cell: str) -> str | int | float:

@@ -80,7 +80,7 @@ def test_index_then_search_finds_the_documents(run, spec, folder):
     first = json.loads(found.stdout.splitlines()[0])
     assert first["rank"] == 1
     assert first["scores"].keys() == {"dense", "sparse"}
-    assert first["metadata"] == {"lang": "en", "year": 2000}
+    assert first["metadata"] == {"source": "rows.jsonl", "lang": "en", "year": 2000}
 
 
 def test_a_second_run_encodes_nothing(run, spec, folder):
@@ -383,3 +383,9 @@ def test_a_failure_in_a_process_of_its_own_is_one_line_and_a_code(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("error: there is no database at")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_blank_question_is_wrong_usage(run, tmp_path):
+    result = run("search", "  ", "--store", f"qdrant:{tmp_path / 'x'}")
+    assert result.exit_code == 2
+    assert "blank" in result.stderr

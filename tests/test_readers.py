@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,9 @@ def test_a_jsonl_line_is_a_document(tmp_path):
         json.dumps({"id": 7, "text": "a number for a name", "parent_id": None}),
     )
     assert read(path)[0] == [
-        Document("x", "one", {"lang": "de"}, "p"),
-        Document("a.jsonl:3", "no id"),
-        Document("7", "a number for a name"),
+        Document("x", "one", {"source": "a.jsonl", "lang": "de"}, "p"),
+        Document("a.jsonl:3", "no id", {"source": "a.jsonl"}),
+        Document("7", "a number for a name", {"source": "a.jsonl"}),
     ]
 
 
@@ -111,7 +112,8 @@ def test_other_keys_of_a_jsonl_line_become_metadata_but_yield_to_it(tmp_path):
     }
     path = write(tmp_path / "a.jsonl", json.dumps(row | {"metadata": {"year": 2000}}))
     [document] = read(path)[0]
-    assert document.metadata == {"title": "T", "year": 2000, "new": True, "tags": ["a"]}
+    others = {"title": "T", "year": 2000, "new": True, "tags": ["a"], "deep": {"a": 1}, "no": None}
+    assert document.metadata == {"source": "a.jsonl", **others}
 
 
 def test_lines_of_beir_get_title_and_text(tmp_path):
@@ -120,7 +122,10 @@ def test_lines_of_beir_get_title_and_text(tmp_path):
         json.dumps({"_id": "4983", "title": "White matter", "text": "It was measured.", "metadata": {}}),
         json.dumps({"_id": "5836", "title": "", "text": "No title."}),
     )
-    assert read(path)[0] == [Document("4983", "White matter It was measured."), Document("5836", "No title.")]
+    assert read(path)[0] == [
+        Document("4983", "White matter It was measured.", {"source": "corpus.jsonl"}),
+        Document("5836", "No title.", {"source": "corpus.jsonl"}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ def test_a_csv_row_is_a_document(tmp_path):
     )
     documents, problems = read(path)
     assert problems == []
-    assert documents == [
+    assert [replace(d, metadata={k: v for k, v in d.metadata.items() if k != "source"}) for d in documents] == [
         Document("x", "one, with a comma", {"year": 1990, "price": 1.5, "code": "007"}, "p"),
         Document(
             "a.csv:3",
@@ -166,7 +171,8 @@ def test_a_csv_row_is_a_document(tmp_path):
         ),
         Document("a.csv:5", "three", {"year": "true", "price": 0.1, "code": "+1", "note": "nan"}),
     ]
-    assert [type(value) for value in documents[0].metadata.values()] == [int, float, str]
+    assert [type(value) for value in documents[0].metadata.values()] == [str, int, float, str]
+    assert {document.metadata["source"] for document in documents} == {"a.csv"}
 
 
 @pytest.mark.parametrize(
@@ -220,3 +226,12 @@ def test_a_file_that_is_gone_is_reported(tmp_path):
     _, [(name, line, reason)] = read(tmp_path / "gone.txt")
     assert (name, line) == ("gone.txt", 0)
     assert "No such file" in reason
+
+
+def test_blank_texts_are_set_aside(tmp_path):
+    write(tmp_path / "empty.txt")
+    write(tmp_path / "rows.jsonl", json.dumps({"text": " "}), json.dumps({"text": "good"}))
+    write(tmp_path / "rows.csv", "id,text", "a,", "b,good")
+    documents, problems = read(tmp_path)
+    assert [document.text for document in documents] == ["good", "good"]
+    assert [line for _, line, reason in problems if "blank" in reason] == [0, 2, 1]

@@ -101,7 +101,7 @@ def _root(
     Start with `m3connect demo`. Results go to standard output, everything else to standard error.
 
     Exit codes: 0 done; 1 failure, in one line (`--debug` after a command shows more); 2 wrong usage; 3 indexed, but
-    some documents were set aside.
+    some documents were set aside; 130 interrupted.
     """
 
 
@@ -124,7 +124,12 @@ def index_command(
 ) -> None:
     """Read documents, encode them and store them.
 
-    Run it again after a change or an interruption: what is already stored is not encoded again.
+    A .txt or .md file is one document, and its path in the given folder is its id. A line of .jsonl is one:
+    `{"text": ..., "id": ..., "metadata": {...}}`, other keys join the metadata. A row of .csv is one: columns `text`
+    and `id`, the others are metadata. A document whose id is taken replaces the old one.
+
+    Run it again after a change or an interruption: what is already stored is not encoded again. What was deleted from
+    the files stays in the store.
 
     Exit code 3 says that it is done, but some documents were set aside; they are listed with their reasons.
 
@@ -134,7 +139,14 @@ def index_command(
     documents = read_documents(paths, on_problem=lambda *problem: problems.append(Problem(*problem)))
     encoder = load_encoder(model)
     with open_store(store, collection, dim=encoder.dim, multi_vector=multi_vector) as opened:
-        report = ingest(encoder, opened, documents, batch_size=batch_size, progress=sys.stderr.isatty())
+        try:
+            report = ingest(encoder, opened, documents, batch_size=batch_size, progress=sys.stderr.isatty())
+        except KeyboardInterrupt:
+            notes().print(
+                f"interrupted: {opened.count():,} documents are stored; the same command goes on from there",
+                style="yellow",
+            )
+            raise
         count = opened.count()
     results().print(report_table(report, len(problems)))
     results().print(f"{store} collection {collection!r} holds {count:,} documents.")
@@ -168,6 +180,8 @@ def search(
 
     Example: `m3connect search "How do bees make honey?" --store qdrant:index --collection notes --filter lang=en`
     """
+    if not question.strip():
+        raise typer.BadParameter("the question is blank", param_hint="'QUESTION'")
     try:
         condition = parse_filters(filter or [])
     except ValueError as error:

@@ -49,11 +49,13 @@ def print_outcome(outcome: Outcome, console: Console, *, shown: int = 8) -> None
     for question in questions:
         position = corpus.questions.index(question)
         _print_question(console, question, outcome.trials[0].hits["reranked"][position][:_HITS_SHOWN])
+    console.print()
     console.print(Rule("How many answers were found first", align="left"))
     console.print(_EXPLANATION, markup=False)
     for trial in outcome.trials:
         console.print(_summary(trial, corpus))
     _print_facts(outcome, console)
+    console.print()
     console.print(Rule("The same with your own files", align="left"))
     console.print(own_files(), markup=False, soft_wrap=True)
 

@@ -61,8 +61,8 @@ Store = Annotated[
     typer.Option(
         metavar="SPEC",
         callback=check_store,
-        help="qdrant:PATH or milvus:PATH.db for an embedded database, qdrant: or milvus: and the URL for a server. "
-        "Keys: QDRANT_API_KEY, MILVUS_TOKEN.",
+        help="edge:PATH, qdrant:PATH or milvus:PATH.db for an embedded database, qdrant:URL or milvus:URL for a "
+        "server. Keys: QDRANT_API_KEY, MILVUS_TOKEN.",
     ),
 ]
 Collection = Annotated[str, typer.Option(help="The collection in the store.")]

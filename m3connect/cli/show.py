@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _LIBRARIES = ("numpy", "torch", "transformers")
-_EXTRAS = {"qdrant": ("qdrant-client",), "milvus": ("pymilvus", "milvus-lite")}
+_EXTRAS = {"qdrant": ("qdrant-client",), "qdrant-edge": ("qdrant-edge-py",), "milvus": ("pymilvus", "milvus-lite")}
 _PROBLEMS_SHOWN = 20
 
 
@@ -71,9 +71,9 @@ def _facts() -> Table:
 def report_table(report: IngestReport, unreadable: int) -> Table:
     """Show what became of the documents that were indexed."""
     table = _facts()
-    seconds = report.seconds_encoding + report.seconds_storing
-    rate = f", {report.stored / seconds:,.0f} documents a second" if report.stored and seconds else ""
-    table.add_row("stored", f"{report.stored:,}{rate}")
+    rate = f", {report.stored / report.seconds:,.0f} documents a second" if report.stored and report.seconds else ""
+    older = f", {report.replaced:,} in place of an older version" if report.replaced else ""
+    table.add_row("stored", f"{report.stored:,}{older}{rate}")
     table.add_row("unchanged", f"{report.unchanged:,}")
     if report.replaced_in_batch:
         table.add_row("replaced", f"{report.replaced_in_batch:,} by a later document with the same id")
