@@ -46,6 +46,9 @@ class _Described:
         """The fingerprint of the encoder that filled the collection, as last seen; None until one has."""
         return self._flows.fingerprint
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, dim={self.dim}, fingerprint={self.fingerprint!r})"
+
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Say what `upsert` would refuse: reasons by position, empty where all is well."""
         return self._flows.problems(documents, embeddings)

@@ -118,6 +118,8 @@ def ingest(
     """
     from tqdm import tqdm  # here, so that `import m3connect` loads numpy alone
 
+    if isinstance(documents, Document | str):
+        raise ValueError(f"ingest takes documents, but got one {type(documents).__name__}: wrap it in a list")
     check_count("batch_size", batch_size)
     check_count("uploaders", uploaders)
     check_fingerprint(store.fingerprint, encoder.fingerprint, name=store.name)

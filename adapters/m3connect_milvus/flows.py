@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,8 @@ class MilvusFlows(StoreFlows):
     def search(self, queries: M3Embeddings, plan: SearchPlan, filter: Filter | None) -> Flow[list[list[Hit]]]:
         """Leave the whole search to Milvus where it computes exactly what we mean, and fuse here where not."""
         fusion = plan.fusion
+        if plan.candidates is None and plan.top_k <= MOST_HITS < plan.limit:
+            plan = replace(plan, candidates=MOST_HITS)
         if not isinstance(fusion, RRF) or plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
             return (yield from super().search(queries, plan, filter))
         check_queries(queries, dim=self.dim)

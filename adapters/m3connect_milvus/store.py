@@ -82,6 +82,8 @@ class MilvusStore(Store):
             raise ValueError(
                 "MilvusStore takes a MilvusClient; for an AsyncMilvusClient there is AsyncMilvusStore.open"
             )
+        if not hasattr(client, "get_server_version"):
+            raise ValueError(f"expected a built pymilvus.MilvusClient, but got {type(client).__name__}")
         self._client = client
         self._lite = Server(str(client.get_server_version())).lite
         super().__init__(run(open_collection(collection, wanted), self._perform))

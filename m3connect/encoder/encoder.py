@@ -78,6 +78,9 @@ class M3Encoder:
             fingerprint=_fingerprint(config, model, tokenizer),
         )
 
+    def __repr__(self) -> str:
+        return f"M3Encoder({self.name!r}, dim={self.dim}, fingerprint={self.fingerprint!r})"
+
     @property
     def dim(self) -> int:
         """The dimension of dense and token vectors."""
