@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
     from qdrant_client import QdrantClient
 
-__all__ = ["check_spec", "open_store"]
+__all__ = ["check_spec", "open_store", "size_advice"]
+
+_SENSIBLE = {"qdrant": 5_000, "milvus": 20_000}
+"""Documents up to which an embedded database makes sense."""
 
 _TIMEOUT = 60
 """Seconds for a request; the default of 5 is short for a batch of documents."""
@@ -84,6 +87,22 @@ def check_spec(spec: str) -> tuple[str, str]:
     if kind == "milvus" and not _is_server(place) and not place.endswith(".db"):
         raise ValueError(f"{spec!r}: the path of an embedded Milvus database ends in .db, as in milvus:{place}.db")
     return kind, place
+
+
+def size_advice(spec: str, count: int) -> str | None:
+    """Say what suits a collection better that has outgrown its embedded database; None as long as it has not.
+
+    Qdrant's local mode writes some 100 documents a second and compares with every one; Milvus Lite becomes slow and
+    large beyond some 20,000.
+
+    Example:
+        >>> size_advice("milvus:docs.db", 100) is None
+        True
+    """
+    kind, place = check_spec(spec)
+    if _is_server(place) or count <= _SENSIBLE.get(kind, count):
+        return None
+    return f"{count:,} documents are many for {kind}:{place}; edge:PATH or a server is faster"
 
 
 def _is_server(place: str) -> bool:

@@ -14,7 +14,7 @@ from m3connect import M3Encoder
 from m3connect.cli import app
 from m3connect.cli.conditions import parse_filter, parse_filters
 from m3connect.filters import matches
-from m3connect.opening import open_store
+from m3connect.opening import open_store, size_advice
 from m3connect.testing import FakeEncoder
 
 
@@ -212,7 +212,6 @@ def test_every_command_explains_itself_with_an_example(run, command):
         (["--store", "qdrant::memory:", "--filter", "year>soon"], "order is for numbers"),
         (["--store", "qdrant::memory:", "--top-k", "0"], "--top-k"),
         (["--store", "qdrant::memory:", "--fusion", "magic"], "--fusion"),
-        ([], "--store"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_was_expected(run, arguments, message):
@@ -389,3 +388,30 @@ def test_a_blank_question_is_wrong_usage(run, tmp_path):
     result = run("search", "  ", "--store", f"qdrant:{tmp_path / 'x'}")
     assert result.exit_code == 2
     assert "blank" in result.stderr
+
+
+def test_without_a_store_the_folder_of_qdrant_edge_is_used(run, tmp_path, monkeypatch):
+    require("m3connect_edge", "qdrant_edge", extra="qdrant-edge")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("deep blue sea")
+    indexed = run("index", "notes", "--model", "fake")
+    assert (indexed.exit_code, (tmp_path / "m3connect-index" / "docs").is_dir()) == (0, True)
+    assert "edge:m3connect-index" in indexed.stderr
+    found = run("search", "sea", "--model", "fake", "--json")
+    assert ids(found) == ["a.txt"]
+
+
+def test_outgrown_databases_are_named():
+    assert "edge:PATH" in size_advice("qdrant:folder", 5_001)
+    assert size_advice("milvus:docs.db", 20_000) is None
+    assert "20,001" in size_advice("milvus:docs.db", 20_001)
+    assert size_advice("qdrant:http://host:6333", 10**9) is None
+    assert size_advice("edge:folder", 10**6) is None
+
+
+def test_without_a_store_and_without_edge_one_must_be_named(run, monkeypatch):
+    monkeypatch.setattr("m3connect.cli.options.find_spec", lambda name: None)
+    result = run("search", "question")
+    assert result.exit_code == 2
+    assert "--store" in result.stderr

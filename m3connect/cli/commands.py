@@ -22,6 +22,7 @@ from m3connect.cli.options import (
     Model,
     Store,
     check_store,
+    choose_store,
     load_encoder,
     notes,
     reports_errors,
@@ -39,7 +40,7 @@ from m3connect.cli.show import (
 )
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
 from m3connect.ingestion import ingest
-from m3connect.opening import open_store
+from m3connect.opening import open_store, size_advice
 from m3connect.readers import read_documents
 from m3connect.retrieval import HybridRetriever
 
@@ -109,7 +110,7 @@ def _root(
 @reports_errors
 def index_command(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files or folders of .txt, .md, .jsonl and .csv.")],
-    store: Store,
+    store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Documents that are encoded and stored together.")] = 256,
@@ -135,6 +136,7 @@ def index_command(
 
     Example: `m3connect index notes/ --store qdrant:index --collection notes`
     """
+    store = choose_store(store)
     problems: list[Problem] = []
     documents = read_documents(paths, on_problem=lambda *problem: problems.append(Problem(*problem)))
     encoder = load_encoder(model)
@@ -150,6 +152,9 @@ def index_command(
         count = opened.count()
     results().print(report_table(report, len(problems)))
     results().print(f"{store} collection {collection!r} holds {count:,} documents.")
+    advice = size_advice(store, count)
+    if advice:
+        notes().print(f"note: {advice}", style="yellow")
     problems += [Problem(f"document {rejected.document.id!r}", 0, rejected.reason) for rejected in report.rejected]
     if problems:
         notes().print(problems_table(problems))
@@ -162,7 +167,7 @@ def index_command(
 @reports_errors
 def search(
     question: Annotated[str, typer.Argument(help="What to look for, in any language.")],
-    store: Store,
+    store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
     top_k: Annotated[int, typer.Option(min=1, help="The most hits to show.")] = 5,
@@ -186,7 +191,7 @@ def search(
         condition = parse_filters(filter or [])
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'--filter'") from error
-    with open_store(store, collection, create=False, multi_vector=None) as opened:
+    with open_store(choose_store(store), collection, create=False, multi_vector=None) as opened:
         retriever = HybridRetriever(load_encoder(model), opened, rerank=rerank, fusion=_FUSIONS[fusion.value])
         hits = retriever.search(question, top_k=top_k, filter=condition, with_scores=True)
     if as_json:

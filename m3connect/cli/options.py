@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
@@ -28,6 +29,7 @@ __all__ = [
     "Model",
     "Store",
     "check_store",
+    "choose_store",
     "load_encoder",
     "notes",
     "reports_errors",
@@ -37,6 +39,7 @@ __all__ = [
 EXIT_FAILED = 1
 EXIT_SET_ASIDE = 3
 
+_DEFAULT_STORE = "edge:m3connect-index"
 _DEMONSTRATION_MODEL = "m3-mini"
 _WIDTH_OF_FILES = 100
 _DATABASES = {"qdrant_client", "pymilvus", "milvus_lite", "grpc", "httpx", "huggingface_hub", "requests"}
@@ -57,12 +60,13 @@ def check_store(spec: str | None) -> str | None:
 
 
 Store = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="SPEC",
         callback=check_store,
         help="edge:PATH, qdrant:PATH or milvus:PATH.db for an embedded database, qdrant:URL or milvus:URL for a "
-        "server. Keys: QDRANT_API_KEY, MILVUS_TOKEN.",
+        "server. Keys: QDRANT_API_KEY, MILVUS_TOKEN. Where Qdrant Edge is installed, the default is the folder "
+        "m3connect-index here.",
     ),
 ]
 Collection = Annotated[str, typer.Option(help="The collection in the store.")]
@@ -85,6 +89,16 @@ def results() -> Console:
 def notes() -> Console:
     """Return the console of standard error, where everything goes that is no result."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def choose_store(spec: str | None) -> str:
+    """Return the store that was named, or say which folder is taken where Qdrant Edge can be used."""
+    if spec is not None:
+        return spec
+    if find_spec("qdrant_edge") is None:
+        raise typer.BadParameter('name one, or install "m3connect[qdrant-edge]"', param_hint="'--store'")
+    notes().print(f"note: using {_DEFAULT_STORE}, a folder of Qdrant Edge; --store names another", style="dim")
+    return _DEFAULT_STORE
 
 
 def load_encoder(model: str | None) -> M3Encoder:
