@@ -160,7 +160,8 @@ class Store(_Described, ABC):
             with_scores: fill `Hit.scores` with the exact score of every leg that query and store both have.
             offset: skip this many hits. Pages with the same `top_k` and `candidates`, the first with `offset=0`,
                 neither repeat nor skip a hit, and end with the candidates; raise `candidates` to walk further.
-            group_by_parent: only the best hit of each parent document; a document without parent is its own.
+            group_by_parent: only the best hit of each parent document; a document without parent is its own. Fewer
+                parents than `top_k` come back where the candidates belong to fewer; raise `candidates` then.
             min_scores: by leg, what a candidate must score to be one; never applied to a fused score.
 
         Returns:
@@ -274,7 +275,10 @@ class AsyncStore(_Described, ABC):
 
 
 class ThreadedStore(AsyncStore):
-    """An async form of an embedded store: each call of its database runs in a thread, so the loop never waits.
+    """An async form of an embedded store: each call of its database runs in a thread, so the loop does not wait for it.
+
+    What is computed around the calls runs in the loop, and Qdrant Edge keeps Python's lock while it works. A cancelled
+    task does not stop the call that its thread is in: a write may still land.
 
     Args:
         store: any `Store`; it may go on being used as it is.

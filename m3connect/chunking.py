@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from m3connect.embeddings import IntArray
-from m3connect.store import Document
+from m3connect.store import Document, document_problem
 
 __all__ = ["chunk", "windows"]
 
@@ -24,8 +24,8 @@ def chunk(
     """Cut long documents into windows that an encoder reads whole; shorter ones pass as they are.
 
     A window of document `a` has the id `a#0`, `a#1` and so on, the document's metadata, and `a` as its parent, so that
-    `store.search(..., group_by_parent=True)` gives each document once. A document that becomes shorter leaves its last
-    old windows behind: delete them by id before it goes in again.
+    `store.search(..., group_by_parent=True)` gives each document once. When a document changes, the ids that its new
+    version no longer has stay in the store with their old text: delete `a` and the old windows before it goes in again.
 
     Args:
         documents: any iterable, read as the result is.
@@ -45,6 +45,9 @@ def chunk(
     if not 0 <= overlap < max_tokens - _SPECIAL_TOKENS:
         raise ValueError(f"overlap must be from 0 to {max_tokens - _SPECIAL_TOKENS - 1}, but is {overlap}")
     for document in documents:
+        if document_problem(document):  # whoever stores it will say what is wrong
+            yield document
+            continue
         parts = windows(document.text, token_spans, max_tokens=max_tokens, overlap=overlap)
         if len(parts) == 1:
             yield document

@@ -54,36 +54,38 @@ Flow: TypeAlias = Generator[Call, Any, _T]
 
 def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
     """Run a flow to its end, doing each call; an error of the client is raised inside the flow."""
-    answer: Any = None
-    error: BaseException | None = None
     try:
+        call = next(flow)
         while True:
-            call = flow.send(answer) if error is None else flow.throw(error)
-            answer, error = None, None
             try:
                 answer = perform(call)
-            except Exception as raised:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
-                error = raised
+            except Exception as error:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
+                call = flow.throw(error)
+            else:
+                call = flow.send(answer)
     except StopIteration as stop:
         result: _T = stop.value
         return result
+    finally:
+        flow.close()  # what interrupts a call ends the flow too, now and not when somebody collects it
 
 
 async def run_async(flow: Flow[_T], perform: Callable[[Call], Awaitable[Any]]) -> _T:
-    """Do as `run`, awaiting each call."""
-    answer: Any = None
-    error: BaseException | None = None
+    """Do as `run`, awaiting each call; a cancelled task ends the flow."""
     try:
+        call = next(flow)
         while True:
-            call = flow.send(answer) if error is None else flow.throw(error)
-            answer, error = None, None
             try:
                 answer = await perform(call)
-            except Exception as raised:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
-                error = raised
+            except Exception as error:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
+                call = flow.throw(error)
+            else:
+                call = flow.send(answer)
     except StopIteration as stop:
         result: _T = stop.value
         return result
+    finally:
+        flow.close()
 
 
 class StoreFlows(ABC):
@@ -99,6 +101,9 @@ class StoreFlows(ABC):
     multi_vector: bool
     fingerprint: str | None = None
     """As last read or written; `read_fingerprint` asks the database."""
+
+    _claimed: str | None = None
+    """The fingerprint that is being written."""
 
     # What a backend writes.
 
@@ -193,26 +198,28 @@ class StoreFlows(ABC):
         rows = sorted(kept.values())
         if not rows:
             return
-        if self.fingerprint is None and embeddings.fingerprint is not None:
-            self._claim(embeddings.fingerprint)
-            try:
-                yield from self.write_fingerprint(embeddings.fingerprint)
-            except BaseException:
-                self.fingerprint = None
-                raise
+        yield from self._mark(embeddings.fingerprint)
         chosen = embeddings if len(rows) == len(documents) else embeddings.take(rows)
         yield from self.write([documents[i] for i in rows], chosen, only_new=only_new)
 
-    def _claim(self, fingerprint: str) -> None:
-        """Take the collection for one encoder; of two threads that come first together, one is refused."""
+    def _mark(self, fingerprint: str | None) -> Flow[None]:
+        """Keep the fingerprint of the first embeddings that have one; of two that come together, one is refused."""
+        if fingerprint is None or self.fingerprint is not None:
+            return
         with _claiming:
-            check_fingerprint(self.fingerprint, fingerprint, name=self.name)
+            check_fingerprint(self.fingerprint or self._claimed, fingerprint, name=self.name)
+            self._claimed = fingerprint
+        try:
+            yield from self.write_fingerprint(fingerprint)
             self.fingerprint = fingerprint
+        finally:
+            self._claimed = None
 
     def update_embeddings(self, ids: Sequence[str], embeddings: M3Embeddings, legs: Sequence[Leg]) -> Flow[None]:
         """Check, and replace some legs of stored documents."""
         yield from self.check_fingerprint(embeddings)
         ids = check_ids(ids)
+        _check_legs(legs)
         documents = yield from self.fetch_documents(ids)
         _require_all(ids, documents)
         named = [documents[name] for name in ids]
@@ -220,6 +227,7 @@ class StoreFlows(ABC):
         kept = [leg for leg in legs if leg != "multi_vector" or self.multi_vector]
         if "multi_vector" in kept and ids:
             embeddings.require_multi_vector()
+        yield from self._mark(embeddings.fingerprint)
         yield from self.write_vectors(ids, embeddings, kept)
 
     def get(self, ids: Sequence[str]) -> Flow[list[Document]]:
@@ -244,7 +252,7 @@ class StoreFlows(ABC):
     def delete(self, ids: Sequence[str] | None, filter: Filter | None) -> Flow[None]:
         """Delete by ids or by filter."""
         check_delete(ids, filter)
-        selection = Selection(ids=tuple(ids)) if ids is not None else (yield from self.select(filter))
+        selection = Selection(ids=tuple(check_ids(ids))) if ids is not None else (yield from self.select(filter))
         yield from self.remove(selection)
 
     def count(self, filter: Filter | None) -> Flow[int]:
@@ -326,3 +334,8 @@ def _require_all(ids: Sequence[str], found: Mapping[str, object]) -> None:
     missing = [name for name in ids if name not in found]
     if missing:
         raise DocumentNotFoundError(f"no document with id {missing[0]!r} ({len(missing)} of {len(ids)} missing)")
+
+
+def _check_legs(legs: Sequence[Leg]) -> None:
+    if isinstance(legs, str) or not set(legs) <= {"dense", "sparse", "multi_vector"}:
+        raise ValueError(f'legs must be a list of "dense", "sparse" and "multi_vector", but is {legs!r}')

@@ -122,6 +122,8 @@ def ingest(
         raise ValueError(f"ingest takes documents, but got one {type(documents).__name__}: wrap it in a list")
     check_count("batch_size", batch_size)
     check_count("uploaders", uploaders)
+    if not retry_seconds >= 0:
+        raise ValueError(f"retry_seconds must be at least 0, but is {retry_seconds}")
     check_fingerprint(store.fingerprint, encoder.fingerprint, name=store.name)
     if store.dim != encoder.dim:
         raise CollectionMismatchError(f"the store has dimension {store.dim}, but the encoder makes {encoder.dim}")
@@ -135,7 +137,7 @@ def ingest(
             bar.update(len(batch))
     report = pipeline.report
     flushing = time.perf_counter()
-    store.flush()
+    pipeline.retrying(store.flush)
     report.seconds_storing += time.perf_counter() - flushing
     report.seconds = time.perf_counter() - started
     _log(report)
@@ -170,11 +172,21 @@ class _Pipeline:
 
     def run(self, batches: Iterable[_Entries]) -> Iterator[_Entries]:
         """Send batches through, and give each back when it is encoded and on its way into the store."""
-        with ThreadPoolExecutor(self._uploaders, thread_name_prefix="m3connect-upload") as pool:
+        pool = ThreadPoolExecutor(self._uploaders, thread_name_prefix="m3connect-upload")
+        try:
             for batch in batches:
+                self._settle_done()
                 self._send(self._select(batch), pool)
                 yield batch
             self._settle(0)
+        except BaseException as error:
+            pool.shutdown(cancel_futures=True)
+            for future, _, _ in self._under_way:
+                if not future.cancelled() and future.exception() not in (None, error):
+                    error.add_note(f"another batch could not be written: {future.exception()!r}")
+            raise
+        finally:
+            pool.shutdown()
 
     def _select(self, batch: _Entries) -> _Entries:
         """Return what must be encoded: sound, the last of its id, and not stored as it is."""
@@ -186,7 +198,7 @@ class _Pipeline:
                 continue
             self.report.replaced_in_batch += document.id in latest
             latest[document.id] = position, document
-        known = self._retrying(self._store.fingerprints, list(latest)) if latest else {}
+        known = self.retrying(self._store.fingerprints, list(latest)) if latest else {}
         for _, written, _ in self._under_way:
             known |= {name: fingerprint for name, fingerprint in written.items() if name in latest}
         changed = [entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint]
@@ -217,7 +229,7 @@ class _Pipeline:
 
     def _write(self, documents: Sequence[Document], embeddings: M3Embeddings) -> float:
         started = time.perf_counter()
-        self._retrying(self._store.upsert, documents, embeddings)
+        self.retrying(self._store.upsert, documents, embeddings)
         return time.perf_counter() - started
 
     def _settle(self, most: int) -> None:
@@ -230,6 +242,11 @@ class _Pipeline:
             self._older -= names.keys()
             self.report.truncated += int((embeddings.truncated > 0).sum())
 
+    def _settle_done(self) -> None:
+        """Count what is stored by now, and raise at once what could not be."""
+        while self._under_way and self._under_way[0][0].done():
+            self._settle(len(self._under_way) - 1)
+
     def _reject(self, position: int, document: Document, reason: str) -> None:
         self.report.rejected.append(Rejected(position, document, reason))
         if self._rejects is not None:
@@ -238,7 +255,7 @@ class _Pipeline:
             self._rejects.write(json.dumps(content, default=repr) + "\n")
             self._rejects.flush()
 
-    def _retrying(self, action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def retrying(self, action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do an action of the store, again where its error will pass, with growing random pauses."""
         from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 

@@ -163,7 +163,7 @@ def _complete_weighted(
 def _hydrate(
     ranked: Sequence[Sequence[str]], plan: SearchPlan
 ) -> Generator[Step, Any, tuple[list[list[str]], dict[str, Document]]]:
-    """Fetch documents down the ranking until each query has its hits; a document deleted meanwhile is passed over."""
+    """Fetch the best documents, for groups down the ranking until there are enough; deleted ones are left out."""
     documents: dict[str, Document] = {}
     if not plan.group_by_parent:
         documents = yield FetchDocuments(_distinct(names[: plan.top_k] for names in ranked))

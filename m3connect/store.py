@@ -217,9 +217,9 @@ def check_ids(ids: Iterable[str]) -> list[str]:
     if isinstance(ids, str | bytes):
         raise ValueError(f"expected a list of ids, but got {ids!r}")
     listed = list(ids)
-    wrong = next((name for name in listed if not isinstance(name, str) or not _encodes(name)), None)
-    if wrong is not None:
-        raise ValueError(f"an id must be a string without half surrogate pairs, but one is {wrong!r}")
+    for name in listed:
+        if not isinstance(name, str) or not _encodes(name):
+            raise ValueError(f"an id must be a string without half surrogate pairs, but one is {name!r}")
     return listed
 
 

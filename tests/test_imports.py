@@ -44,9 +44,9 @@ LIBRARIES: dict[str, set[str]] = {
 """What a room may import, apart from the standard library and numpy, even inside a function."""
 
 ADAPTERS = {
-    "m3connect_qdrant": {"qdrant_client"},
+    "m3connect_qdrant": {"grpc", "qdrant_client"},
     "m3connect_edge": {"filelock", "qdrant_edge"},
-    "m3connect_milvus": {"pymilvus"},
+    "m3connect_milvus": {"grpc", "pymilvus"},
     "langchain_m3connect": {"langchain_core", "langchain_milvus", "langchain_qdrant", "pydantic"},
     "llama_index_m3connect": {"llama_index", "pydantic"},
 }

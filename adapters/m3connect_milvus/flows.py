@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from grpc import RpcError, StatusCode
+from pymilvus.exceptions import ErrorCode, MilvusException, MilvusUnavailableException
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.filters import Filter
@@ -25,7 +27,7 @@ from m3connect_milvus.settings import MilvusSettings
 __all__ = ["MOST_HITS", "MilvusFlows", "Server"]
 
 MOST_HITS = 16_384
-"""The most hits that a server gives one query."""
+
 
 _LARGEST_HALF = 65_504
 """The largest number of 16 bits."""
@@ -60,6 +62,15 @@ class MilvusFlows(StoreFlows):
         self._columns = layout.columns
         self._half = layout.half_precision
         self._settings = settings
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether an error may pass: no connection, a timeout, a rate limit, a server that is not ready."""
+        if isinstance(error, MilvusException):
+            return isinstance(error, MilvusUnavailableException) or error.code == ErrorCode.RATE_LIMIT
+        if isinstance(error, RpcError):
+            code = getattr(error, "code", lambda: None)()
+            return code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
+        return super().is_transient(error)
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Add the limits of Milvus to what no store accepts."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+from grpc import RpcError, StatusCode
 from qdrant_client import models
-from qdrant_client.http.exceptions import ApiException
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.flows import Call, Flow
@@ -31,6 +32,15 @@ class QdrantFlows(SearchingFlows):
     """The flows of one collection that exists; opening.py makes them."""
 
     # Writing.
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether an error may pass: no connection, a timeout, too many requests, a server that is not ready."""
+        if isinstance(error, UnexpectedResponse):
+            return error.status_code in (408, 429, 502, 503, 504)
+        if isinstance(error, RpcError):
+            code = getattr(error, "code", lambda: None)()
+            return code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
+        return isinstance(error, ResponseHandlingException) or super().is_transient(error)
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Say what Qdrant would refuse, its limits of size included."""
