@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
 from m3connect.encoder.checkpoint import ModelConfig, find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.linear import use_fast_linears
 from m3connect.encoder.model import M3Model, Pack, load_model
 from m3connect.encoder.tokenizer import M3Tokenizer
 from m3connect.errors import CheckpointError
@@ -70,13 +71,9 @@ class M3Encoder:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, but the model only {config.vocab_size}"
             )
-        return cls(
-            model,
-            tokenizer,
-            max_length=config.max_length,
-            name=str(name),
-            fingerprint=_fingerprint(config, model, tokenizer),
-        )
+        fingerprint = _fingerprint(config, model, tokenizer)
+        use_fast_linears(model)
+        return cls(model, tokenizer, max_length=config.max_length, name=str(name), fingerprint=fingerprint)
 
     def __repr__(self) -> str:
         return f"M3Encoder({self.name!r}, dim={self.dim}, fingerprint={self.fingerprint!r})"
