@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
@@ -40,14 +41,9 @@ class _Call:
     token_ids: Sequence[IntArray]
     multi_vector: bool
     budget: int
-    on_done: Callable[[int], object]
     taken: int = 0
-    done: int = 0
-    parts: dict[int, M3Embeddings] = field(default_factory=dict)
-    """What is finished, by the place of its first text."""
-
-    error: BaseException | None = None
-    finished: threading.Event = field(default_factory=threading.Event)
+    results: SimpleQueue[tuple[int, M3Embeddings | BaseException]] = field(default_factory=SimpleQueue)
+    """What became of some of the texts, with the place of the first of them."""
 
     @property
     def next_length(self) -> int:
@@ -101,7 +97,7 @@ class Scheduler:
         Args:
             token_ids: [t_i] the tokens of each text, longest first.
             multi_vector: compute token vectors too.
-            on_done: told how many texts were finished, from any thread, one at a time.
+            on_done: told how many texts were finished, in the caller's thread.
 
         Raises:
             Exception: what `encode_pack` raised for one of these texts; the others are not computed any more.
@@ -109,21 +105,19 @@ class Scheduler:
         threads = min(torch.get_num_threads(), _MOST_WORKERS)
         total = sum(map(len, token_ids))
         budget = min(_TOKENS_PER_PACK, max(_FEWEST_TOKENS_PER_PACK, total // (2 * threads)))
-        call = _Call(token_ids, multi_vector, budget, on_done)
+        call = _Call(token_ids, multi_vector, budget)
         if self._start_alone(call, total):
-            return self._run_alone(call)
+            batch = self._run_alone(call)
+            on_done(len(batch))
+            return batch
         with self._changed:
             self._waiting.append(call)
             self._hire(threads)
             self._changed.notify_all()
         try:
-            call.finished.wait()
-        except BaseException:
-            self._end(call)
-            raise
-        if call.error is not None:
-            raise call.error
-        return M3Embeddings.concatenate([part for _, part in sorted(call.parts.items(), key=lambda item: item[0])])
+            return _await(call, on_done)
+        finally:
+            self._withdraw(call)
 
     def _start_alone(self, call: _Call, total: int) -> bool:
         with self._changed:
@@ -133,12 +127,10 @@ class Scheduler:
 
     def _run_alone(self, call: _Call) -> M3Embeddings:
         try:
-            batch = self._encode_pack(call.token_ids, call.multi_vector)
+            return self._encode_pack(call.token_ids, call.multi_vector)
         finally:
             with self._changed:
                 self._running -= 1
-        call.on_done(len(call.token_ids))
-        return batch
 
     def _hire(self, wanted: int) -> None:
         """Start the workers that are missing; a thread that died with a fork does not count."""
@@ -159,17 +151,10 @@ class Scheduler:
         torch.set_num_threads(threads)
         ready.set()
         while slices := self._next_pack():
-            batches: Sequence[M3Embeddings] = ()
-            error: BaseException | None = None
             try:
-                batches = self._encode_together(slices)
-            except BaseException as caught:  # noqa: BLE001  # it is raised where somebody waits for these texts
-                error = caught
-            with self._changed:
-                self._running -= 1
-                self._running_long -= _is_long(slices)
-                self._deliver(slices, batches, error)
-                self._changed.notify_all()
+                self._finish(slices, self._encode_together(slices))
+            except BaseException as error:  # noqa: BLE001  # it is raised where somebody waits for these texts
+                self._finish(slices, [error] * len(slices))
 
     def _next_pack(self) -> list[_Slice]:
         """Wait for work; nothing means that there was none for a while, and the worker is dismissed."""
@@ -201,18 +186,15 @@ class Scheduler:
                     self._waiting.append(call)
         return slices
 
-    def _deliver(self, slices: Sequence[_Slice], batches: Sequence[M3Embeddings], error: BaseException | None) -> None:
-        if error is not None:
-            for one in slices:
-                self._end(one.call, error)
-            return
-        for one, batch in zip(slices, batches, strict=True):
-            call, count = one.call, one.stop - one.start
-            call.parts[one.start] = batch
-            call.done += count
-            call.on_done(count)
-            if call.done == len(call.token_ids):
-                call.finished.set()
+    def _finish(self, slices: Sequence[_Slice], results: Sequence[M3Embeddings | BaseException]) -> None:
+        with self._changed:
+            self._running -= 1
+            self._running_long -= _is_long(slices)
+            self._changed.notify_all()
+        for one, result in zip(slices, results, strict=True):
+            if isinstance(result, BaseException):
+                self._withdraw(one.call)
+            one.call.results.put((one.start, result))
 
     def _encode_together(self, slices: Sequence[_Slice]) -> Sequence[M3Embeddings]:
         if len(slices) == 1:
@@ -224,13 +206,24 @@ class Scheduler:
         stops = np.cumsum([one.stop - one.start for one in slices])
         return [batch.take(rows) for rows in np.split(places, stops[:-1])]
 
-    def _end(self, call: _Call, error: BaseException | None = None) -> None:
+    def _withdraw(self, call: _Call) -> None:
         """Compute no more of a call."""
         with self._changed:
             if call in self._waiting:
                 self._waiting.remove(call)
-            call.error = call.error or error
-            call.finished.set()
+
+
+def _await(call: _Call, on_done: Callable[[int], object]) -> M3Embeddings:
+    parts: dict[int, M3Embeddings] = {}
+    missing = len(call.token_ids)
+    while missing:
+        start, result = call.results.get()
+        if isinstance(result, BaseException):
+            raise result
+        parts[start] = result
+        missing -= len(result)
+        on_done(len(result))
+    return M3Embeddings.concatenate([parts[start] for start in sorted(parts)])
 
 
 def _is_long(slices: Sequence[_Slice]) -> bool:
