@@ -41,7 +41,7 @@ EXIT_SET_ASIDE = 3
 
 _DEFAULT_STORE = "edge:m3connect-index"
 _DEMONSTRATION_MODEL = "m3-mini"
-_WIDTH_OF_FILES = 100
+_WIDTH_OF_FILES = 80
 _DATABASES = {"qdrant_client", "pymilvus", "milvus_lite", "grpc", "httpx", "huggingface_hub", "requests"}
 _LOUD = ("milvus_lite", "pymilvus")
 """Libraries that log a traceback beside the error they raise."""
@@ -81,7 +81,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def results() -> Console:
-    """Return the console of standard output; wide enough for tables where it is no terminal."""
+    """Return the console of standard output; where it is no terminal, as wide as most of them are."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
     return Console(width=width, highlight=False)
 
