@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from m3connect.base import Store
 from m3connect.errors import CollectionNotFoundError, M3ConnectError
@@ -115,6 +116,8 @@ def check_spec(spec: str) -> tuple[str, str]:
     kind, _, place = spec.partition(":")
     if kind not in _OPENERS or not place:
         raise ValueError(f"{spec!r} names no store: expected {_FORMS}")
+    if _is_url(place) and not _is_address(place):
+        raise ValueError(f"{spec!r}: {place} is no address: expected http://HOST:PORT or https://HOST:PORT")
     if kind == "milvus" and not _is_url(place) and not place.endswith(".db"):
         raise ValueError(f"{spec!r}: the path of an embedded Milvus database ends in .db, as in milvus:{place}.db")
     return kind, place
@@ -143,6 +146,14 @@ def is_server(spec: str) -> bool:
 
 def _is_url(place: str) -> bool:
     return place.startswith(("http://", "https://"))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _prepare(place: str, *, create: bool) -> None:
@@ -191,7 +202,7 @@ def _open_edge(wanted: _Wanted) -> Iterator[Store]:
     from m3connect_edge import EdgeStore
 
     folder = Path(wanted.place) / wanted.collection
-    if Path(wanted.collection).name != wanted.collection:
+    if Path(wanted.collection).name != wanted.collection or wanted.collection in ("", ".."):
         raise ValueError(
             f"the collection of an edge store is a folder in {wanted.place}, so it cannot be named "
             f"{wanted.collection!r}"
@@ -268,7 +279,8 @@ def _try(spec: str, action: Callable[[], _T]) -> _T:
         raise
     except Exception as error:
         hint = "" if "://" in spec else "; only one process at a time can have an embedded database open"
-        raise M3ConnectError(f"cannot open {spec}: {error}{hint}") from error
+        said = getattr(error, "message", None) or error  # pymilvus: without its codes
+        raise M3ConnectError(f"cannot open {spec}: {said}{hint}") from error
 
 
 _OPENERS: dict[str, Callable[[_Wanted], AbstractContextManager[Store]]] = {
