@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
+from rich.text import Text
 
 from m3connect._version import __version__
 from m3connect.chunking import chunk as chunked
@@ -41,6 +42,7 @@ from m3connect.cli.show import (
     json_rows,
     problems_table,
     report_table,
+    settings_table,
     store_table,
 )
 from m3connect.cli.stores import check_model, open_for_index
@@ -235,7 +237,8 @@ def _print_indexed(done: Indexed, store: str, collection: str) -> None:
     report, problems = done.report, done.problems
     table = report_table(report, set_aside=len(problems), outdated=done.outdated, pruned=done.pruned)
     results().print(table)
-    results().print(f"{store} collection {collection!r} holds {done.count:,} documents.", soft_wrap=True)
+    plural = "" if done.count == 1 else "s"
+    results().print(f"{store} collection {collection!r} holds {done.count:,} document{plural}.", soft_wrap=True)
     hints = [displaced_note(done.displaced), size_advice(store, done.count)]
     if not report.total and not problems:
         hints.append("no .txt, .md, .jsonl or .csv file was found")
@@ -326,11 +329,13 @@ def encode(
 def _utf8_lines(file: BinaryIO, bad: list[int]) -> Iterator[str]:
     """Give lines without their ends, and collect the numbers of those that are not UTF-8."""
     # Bytes that are not UTF-8 become lone surrogates, so that one bad line does not end the file.
-    for number, line in enumerate(TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape"), start=1):
+    lines = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(lines, start=1):
         if any("\ud800" <= char <= "\udfff" for char in line):
             bad.append(number)
         else:
             yield line.rstrip("\r\n")
+    lines.detach()  # whoever opened the file closes it
 
 
 @app.command(epilog=EXIT_CODES)
@@ -352,7 +357,9 @@ def info(
     if store is None:
         return
     with open_store(store, collection, create=False, multi_vector=None) as opened:
-        results().print(store_table(store, opened.info()))
+        told = opened.info()
+        results().print(store_table(store, collection, told))
+        results().print(Text("\nsettings", style="dim"), settings_table(told), sep="\n")
         if opened.fingerprint not in (None, encoder.fingerprint):
             notes().print("note: the collection was filled by another model than the one above", style="yellow")
 

@@ -29,6 +29,7 @@ __all__ = [
     "number",
     "problems_table",
     "report_table",
+    "settings_table",
     "snippet",
     "store_table",
 ]
@@ -162,20 +163,37 @@ def embeddings_table(facts: Mapping[str, object]) -> Table:
     return table
 
 
-def store_table(spec: str, info: StoreInfo) -> Table:
-    """Show what a collection holds, and how the database has it."""
-    facts: dict[str, object] = {
-        "store": spec,
-        "collection": info.name,
-        "documents": f"{info.count:,}",
-        "dimension": info.dim,
-        "token vectors": "stored" if info.multi_vector else "not stored",
-        "fingerprint": info.fingerprint,
-    }
-    for name, value in info.details.items():
-        if value not in (None, {}, []):
-            facts[name.replace("_", " ")] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return embeddings_table(facts)
+def store_table(spec: str, collection: str, info: StoreInfo) -> Table:
+    """Show what a collection holds."""
+    return embeddings_table(
+        {
+            "store": spec,
+            "collection": collection,
+            "documents": f"{info.count:,}",
+            "dimension": info.dim,
+            "token vectors": "stored" if info.multi_vector else "not stored",
+            "fingerprint": info.fingerprint,
+        }
+    )
+
+
+def settings_table(info: StoreInfo) -> Table:
+    """Show how the database has a collection; what is not set is left out, and so are m3connect's own marks."""
+    return embeddings_table(
+        {
+            ".".join(path): value
+            for path, value in _leaves(info.details)
+            if value not in (None, []) and not path[-1].startswith("m3connect")
+        }
+    )
+
+
+def _leaves(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield path, value
 
 
 def displaced_note(displaced: Mapping[str, int]) -> str | None:
