@@ -150,6 +150,7 @@ class HybridStore(Protocol):
         fusion: Fusion = RRF(),  # noqa: B008
         candidates: int | None = None,
         with_scores: bool = False,
+        group_by_parent: bool = False,
     ) -> list[list[Hit]]: ...
     def flush(self) -> None: ...  # noqa: D102
 

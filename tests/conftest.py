@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from support import REPOSITORY, require
+from typer.testing import CliRunner, Result
 
-from m3connect import HybridStore, MemoryStore
+from m3connect import HybridStore, M3Encoder, MemoryStore
+from m3connect.cli import app
 from m3connect.testing import FakeEncoder
 
 DATA = Path(os.environ.get("M3CONNECT_DATA") or REPOSITORY.parent / "shared" / "data")
@@ -173,6 +175,30 @@ def make_backend(kind: str, folder: Path, *, on_disk: bool = False) -> Any:
 @pytest.fixture
 def encoder() -> FakeEncoder:
     return FakeEncoder()
+
+
+@pytest.fixture(scope="session")
+def mini() -> M3Encoder:
+    """The bundled model, loaded once."""
+    return M3Encoder.from_pretrained("m3-mini")
+
+
+@pytest.fixture
+def run(mini: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command line; beside the bundled model it knows three that need no loading."""
+    known = {
+        "m3-mini": mini,
+        "fake": FakeEncoder(),
+        "other": FakeEncoder(fingerprint="other-encoder"),
+        "wide": FakeEncoder(32),
+    }
+    monkeypatch.setattr(M3Encoder, "from_pretrained", known.__getitem__)
+
+    def invoke(*arguments: object, text: str | bytes | None = None, columns: int | None = 100) -> Result:
+        runner = CliRunner(env={"COLUMNS": None if columns is None else str(columns)})
+        return runner.invoke(app, [str(argument) for argument in arguments], input=text)
+
+    return invoke
 
 
 @pytest.fixture(scope="session", params=["memory", "qdrant-local", "edge", "milvus-lite"])
