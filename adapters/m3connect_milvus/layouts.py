@@ -28,8 +28,9 @@ LAYOUTS: Mapping[str, ForeignLayout] = MappingProxyType(
     }
 )
 """As langchain-milvus 0.4 and llama-index-vector-stores-milvus 1.2 name them by default, but that LangChain's manual
-names two vectors with `vector_field=["dense", "sparse"]` (unnamed, they are `vector` and `vector_2`). Other names go into
-a `ForeignLayout`, for instance `dataclasses.replace(LAYOUTS["langchain"], dense="my_vector")`."""
+names two vectors with `vector_field=["dense", "sparse"]` (unnamed, they are `vector` and `vector_2`).
+
+Other names go into a `ForeignLayout`, for instance `dataclasses.replace(LAYOUTS["langchain"], dense="my_vector")`."""
 
 _METRICS: Mapping[str, Metric] = {"IP": "inner product", "COSINE": "cosine", "L2": "squared distance"}
 

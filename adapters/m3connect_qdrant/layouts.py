@@ -14,7 +14,7 @@ from m3connect_qdrant.schema import named_vectors
 __all__ = ["LAYOUTS", "check_vectors"]
 
 _LANGCHAIN = ForeignLayout(dense="", text="page_content")
-_LLAMA_INDEX = ForeignLayout(dense="text-dense", text=None, node="_node_content")
+_LLAMA_INDEX = ForeignLayout(dense="", text=None, node="_node_content")
 
 LAYOUTS: Mapping[str, ForeignLayout] = MappingProxyType(
     {
