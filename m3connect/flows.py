@@ -99,6 +99,9 @@ class StoreFlows(ABC):
 
     dim: int
     multi_vector: bool
+    sparse: bool = True
+    """Whether sparse weights are stored."""
+
     fingerprint: str | None = None
     """As last read or written; `read_fingerprint` asks the database."""
 
@@ -265,7 +268,7 @@ class StoreFlows(ABC):
         check_queries(queries, dim=self.dim)
         yield from self.check_fingerprint(queries)
         selection = yield from self.select(filter)
-        steps = search_flow(queries, plan, multi_vector=self.multi_vector)
+        steps = search_flow(queries, plan, multi_vector=self.multi_vector, sparse=self.sparse)
         try:
             step = next(steps)
             while True:
@@ -302,6 +305,13 @@ class StoreFlows(ABC):
             self.fingerprint = self.fingerprint or found  # another thread may have claimed the collection meanwhile
         check_fingerprint(self.fingerprint, embeddings.fingerprint, name=self.name)
 
+    narrower = "text_contains looks for a substring; combine it (&) with conditions that leave fewer"
+    """What a caller can do about a filter that leaves too many documents to read."""
+
+    def split(self, condition: Filter) -> tuple[Filter | None, Filter | None]:
+        """Split a condition into what the database decides and what is read and judged here."""
+        return split_exact(condition)
+
     def select(self, condition: Filter | None) -> Flow[Selection]:
         """Turn a filter into what a database can be asked; what it cannot decide is read and judged here.
 
@@ -311,15 +321,15 @@ class StoreFlows(ABC):
         check_filter(condition)
         if condition is None:
             return Selection()
-        exact, rest = split_exact(condition)
+        exact, rest = self.split(condition)
         if rest is None:
             return Selection(exact)
         wide = Selection(exact)
         left = yield from self.number_of(wide)
         if left > MOST_READ:
             raise FilterTooBroadError(
-                f"the filter looks for a substring, which the database cannot do, and its other conditions leave "
-                f"{left} documents to read, more than {MOST_READ}: combine it (&) with conditions that leave fewer"
+                f"the database cannot judge the filter, or not all of it, and what it can leaves {left} documents to "
+                f"read, more than {MOST_READ}: {self.narrower}"
             )
         ids: list[str] = []
         cursor = None

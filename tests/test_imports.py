@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"store"},
     {"search", "token_store", "chunking"},
     {"flows"},
-    {"base"},
+    {"base", "foreign"},
     {"memory", "ingestion", "retrieval"},
 ]
 """The core: a room imports from the layers below its own and from nowhere else."""

@@ -9,10 +9,12 @@ from typing import Any
 from pymilvus import AsyncMilvusClient, MilvusClient
 
 from m3connect.base import AsyncStore, Store
-from m3connect.flows import Call, run, run_async
+from m3connect.flows import Call, StoreFlows, run, run_async
+from m3connect.foreign import ForeignLayout, choose_layout
 from m3connect_milvus.bound import WRITES, BoundClient
 from m3connect_milvus.columns import Kind
-from m3connect_milvus.flows import MilvusFlows, Server
+from m3connect_milvus.flows import Server
+from m3connect_milvus.layouts import LAYOUTS
 from m3connect_milvus.opening import Wanted, open_collection
 from m3connect_milvus.settings import MilvusSettings, Profile, choose_settings
 
@@ -35,7 +37,8 @@ class MilvusStore(Store):
         create: create the collection where there is none.
         multi_vector: None or False; True is not possible here, and refused with what to do instead.
         adopt_fingerprint: take over a collection of m3connect's layout that lacks its marker, its vectors being made
-            by the encoder of this fingerprint.
+            by the encoder of this fingerprint; with `layout=`, say so of a collection that somebody else filled, which
+            is not written.
         profile: "small", "large" or "cluster": how a new collection is made, and how it is searched; None makes a small
             one, and searches others as they were made for.
         settings: every knob, instead of a profile.
@@ -43,6 +46,8 @@ class MilvusStore(Store):
             typed columns with an index. Filters on all other keys work too.
         tenant_field: the metadata key that holds the tenant, for a new collection: each document must have it, and a
             filter on it searches the tenant's partition alone.
+        layout: the names of the parts of a collection that somebody else filled, or one of `LAYOUTS` by name; it is
+            then read and never written, and its filters are judged by reading its documents.
 
     Raises:
         CollectionNotFoundError: there is no such collection and none may be created.
@@ -68,6 +73,7 @@ class MilvusStore(Store):
         settings: MilvusSettings | None = None,
         filter_fields: Mapping[str, Kind] | None = None,
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
     ) -> None:
         wanted = Wanted(
             dim=dim,
@@ -77,6 +83,7 @@ class MilvusStore(Store):
             settings=choose_settings(profile, settings),
             filter_fields=filter_fields,
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         if isinstance(client, AsyncMilvusClient):
             raise ValueError(
@@ -101,7 +108,7 @@ class AsyncMilvusStore(AsyncStore):
     For a Milvus Lite file there is `ThreadedStore(MilvusStore(...))`.
     """
 
-    def __init__(self, client: BoundClient, flows: MilvusFlows) -> None:
+    def __init__(self, client: BoundClient, flows: StoreFlows) -> None:
         super().__init__(flows)
         self._client = client
 
@@ -119,6 +126,7 @@ class AsyncMilvusStore(AsyncStore):
         settings: MilvusSettings | None = None,
         filter_fields: Mapping[str, Kind] | None = None,
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
         index_client: MilvusClient | None = None,
     ) -> AsyncMilvusStore:
         """Open or create a collection; all but the last argument as for `MilvusStore`.
@@ -134,6 +142,7 @@ class AsyncMilvusStore(AsyncStore):
             settings: see `MilvusStore`.
             filter_fields: see `MilvusStore`.
             tenant_field: see `MilvusStore`.
+            layout: see `MilvusStore`.
             index_client: a sync client of the same database, which then makes the indexes, in a thread: on Milvus Lite
                 the async one cannot.
         """
@@ -145,6 +154,7 @@ class AsyncMilvusStore(AsyncStore):
             settings=choose_settings(profile, settings),
             filter_fields=filter_fields,
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         if isinstance(client, MilvusClient):
             raise ValueError("AsyncMilvusStore takes an AsyncMilvusClient; for a MilvusClient there is MilvusStore")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from grpc import RpcError, StatusCode
 from qdrant_client import models
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import ApiException
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.flows import Call, Flow
@@ -16,6 +15,7 @@ from m3connect.store import Document, Selection, find_problems
 from m3connect_qdrant import convert, limits, schema
 from m3connect_qdrant.filters import has_ids
 from m3connect_qdrant.searching import SearchingFlows
+from m3connect_qdrant.transient import may_pass
 
 __all__ = ["QdrantFlows"]
 
@@ -34,13 +34,8 @@ class QdrantFlows(SearchingFlows):
     # Writing.
 
     def is_transient(self, error: BaseException) -> bool:
-        """Say whether an error may pass: no connection, a timeout, too many requests, a server that is not ready."""
-        if isinstance(error, UnexpectedResponse):
-            return error.status_code in (408, 429, 502, 503, 504)
-        if isinstance(error, RpcError):
-            code = getattr(error, "code", lambda: None)()
-            return code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
-        return isinstance(error, ResponseHandlingException) or super().is_transient(error)
+        """Say whether an error of the client may pass by itself."""
+        return may_pass(error) or super().is_transient(error)
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Say what Qdrant would refuse, its limits of size included."""

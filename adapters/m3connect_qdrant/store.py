@@ -9,8 +9,9 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3connect.base import AsyncStore, Store
-from m3connect.flows import Call, run, run_async
-from m3connect_qdrant.flows import QdrantFlows
+from m3connect.flows import Call, StoreFlows, run, run_async
+from m3connect.foreign import ForeignLayout, choose_layout
+from m3connect_qdrant.layouts import LAYOUTS
 from m3connect_qdrant.local import is_local, lock_of
 from m3connect_qdrant.opening import Opening, open_collection
 from m3connect_qdrant.settings import QdrantSettings, choose_settings
@@ -31,13 +32,16 @@ class QdrantStore(Store):
         create: False means that the collection exists.
         multi_vector: keep token vectors too; every batch must then bring them. None takes a collection as it was made,
             and makes a new one without.
-        adopt_fingerprint: take over a collection of this layout that lost its marker, as filled by this encoder.
+        adopt_fingerprint: take over a collection of m3connect's layout that lost its marker, as filled by this
+            encoder; with `layout=`, say so of a collection that somebody else filled, which is not written.
         profile: how a new collection is kept: `small`, `large` or `cluster` (settings.py, `PROFILES`).
         settings: the same in every detail, instead of a profile.
         filter_fields: metadata keys that filters put in order (`<`, `between`); each gets an index. Equality,
             membership and emptiness have theirs without being declared.
         tenant_field: the metadata key that names a document's tenant. Its documents lie together and have links of
             their own in the graph, so a search filtered by one tenant costs what its share of the collection costs.
+        layout: the names of the parts of a collection that somebody else filled, or one of `LAYOUTS` by name; it is
+            then read and never written, and its filters are judged by reading its documents.
 
     Raises:
         CollectionMismatchError: the collection has another layout, or was not made by m3connect.
@@ -67,6 +71,7 @@ class QdrantStore(Store):
         settings: QdrantSettings | None = None,
         filter_fields: Sequence[str] = (),
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
     ) -> None:
         if not isinstance(client, QdrantClient):
             raise ValueError(
@@ -84,6 +89,7 @@ class QdrantStore(Store):
             settings=choose_settings(profile, settings),
             filter_fields=_names(filter_fields),
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         super().__init__(run(open_collection(wanted, server=not is_local(client)), self._perform))
 
@@ -95,7 +101,7 @@ class QdrantStore(Store):
 class AsyncQdrantStore(AsyncStore):
     """`QdrantStore` over a server's native async client; made by `AsyncQdrantStore.open`."""
 
-    def __init__(self, client: AsyncQdrantClient, flows: QdrantFlows) -> None:
+    def __init__(self, client: AsyncQdrantClient, flows: StoreFlows) -> None:
         super().__init__(flows)
         self._client = client
 
@@ -113,6 +119,7 @@ class AsyncQdrantStore(AsyncStore):
         settings: QdrantSettings | None = None,
         filter_fields: Sequence[str] = (),
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
     ) -> AsyncQdrantStore:
         """Open a collection, or make it; arguments and errors as for `QdrantStore`.
 
@@ -130,6 +137,7 @@ class AsyncQdrantStore(AsyncStore):
             settings=choose_settings(profile, settings),
             filter_fields=_names(filter_fields),
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         return cls(client, await run_async(open_collection(wanted, server=True), partial(_await, client)))
 
