@@ -239,7 +239,8 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return not matches(part, metadata)
         case Native(native):
             raise ValueError(
-                f"only a database can judge its own condition, and here is none: write {native!r:.200} with field(...)"
+                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore, and "
+                "where it stands beside text_contains in | or ~"
             )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
