@@ -48,8 +48,8 @@ class M3ConnectEmbeddings(Embeddings):
             raise ValueError("M3ConnectEmbeddings takes either encoder= or model=, exactly one of them")
         if encoder is not None and not isinstance(encoder, Encoder):
             raise ValueError(f"expected an encoder with dim, fingerprint and encode, but got {type(encoder).__name__}")
-        self.model = None if model is None else str(model)
-        """What it was asked to load, or None where an encoder came."""
+        self.model: str | None = getattr(encoder, "name", None) if model is None else str(model)
+        """The name of the model, where there is one."""
         self.max_length = max_length
         self.encoder: Encoder = LazyEncoder(lambda: _load(model)) if model is not None else _require(encoder)
         """What encodes; where `model` was given, it loads when first used."""
@@ -57,7 +57,7 @@ class M3ConnectEmbeddings(Embeddings):
         self._async = AsyncEncoder(self._shared)
 
     def __repr__(self) -> str:
-        return f"M3ConnectEmbeddings({f'model={self.model!r}' if self.model else f'encoder={self.encoder!r}'})"
+        return f"M3ConnectEmbeddings({self.model or self.encoder!r})"
 
     def encode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings:
         """Return all views of texts; token vectors where asked for."""

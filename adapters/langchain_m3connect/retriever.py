@@ -137,13 +137,15 @@ class M3ConnectRetriever(BaseRetriever):
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:  # noqa: ANN401  # the framework's
         """Say what tracing shows: the kind of store, and the model."""
         embedding = self.vectorstore.embeddings
-        model = getattr(embedding, "model", None)
-        return LangSmithRetrieverParams(
+        params = LangSmithRetrieverParams(
             ls_retriever_name="m3connect",
             ls_vector_store_provider=type(self.vectorstore.store).__name__,
             ls_embedding_provider=type(embedding).__name__,
-            ls_embedding_model=model if isinstance(model, str) else None,
         )
+        model = getattr(embedding, "model", None)
+        if isinstance(model, str):
+            params["ls_embedding_model"] = model
+        return params
 
 
 def _both(own: Filter | None, of_call: Filter | None) -> Filter | None:

@@ -41,6 +41,20 @@ async def run_reranker(vectorstore):
     return await M3ConnectReranker(embedding=vectorstore.embeddings).as_runnable().ainvoke(given)
 
 
+async def bridge_to_qdrant(vectorstore):
+    pytest.importorskip("langchain_qdrant")
+    from langchain_m3connect.qdrant import M3ConnectQdrantSparse
+
+    return await M3ConnectQdrantSparse(vectorstore.embeddings).aembed_documents(["new"])
+
+
+async def bridge_to_milvus(vectorstore):
+    pytest.importorskip("langchain_milvus")
+    from langchain_m3connect.milvus import M3ConnectMilvusSparse
+
+    return await M3ConnectMilvusSparse(vectorstore.embeddings).aembed_query("new")
+
+
 ENCODING_PATHS = {
     "aembed_documents": lambda v: v.embeddings.aembed_documents(["new"]),
     "aembed_query": lambda v: v.embeddings.aembed_query("new"),
@@ -61,12 +75,14 @@ ENCODING_PATHS = {
     "reranker": compress,
     "reranker as a runnable": run_reranker,
     "aindex": index_into,
+    "bridge to langchain-qdrant": bridge_to_qdrant,
+    "bridge to langchain-milvus": bridge_to_milvus,
 }
 
 STORE_PATHS = {
     name: path
     for name, path in ENCODING_PATHS.items()
-    if not name.startswith(("aembed", "reranker", "afrom"))  # have no store, or one of their own
+    if not name.startswith(("aembed", "reranker", "afrom", "bridge"))  # have no store, or one of their own
 } | {
     "adelete": lambda v: v.adelete(["sea"]),
     "aget_by_ids": lambda v: v.aget_by_ids(["sea"]),
@@ -181,3 +197,26 @@ async def test_a_store_that_knows_only_the_protocol_works_too():
     await vectorstore.aadd_texts(["red"], ids=["r"])
     assert ids_of(await vectorstore.asimilarity_search("red")) == ["r"]
     assert ids_of(vectorstore.similarity_search("red")) == ["r"]
+
+
+async def test_a_native_async_client_serves_every_async_method(tmp_path):
+    pymilvus = pytest.importorskip("pymilvus")
+    manager = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
+    from m3connect_milvus import AsyncMilvusStore
+
+    path = str(tmp_path / "docs.db")
+    sync, client = pymilvus.MilvusClient(path), pymilvus.AsyncMilvusClient(path)
+    store = await AsyncMilvusStore.open(client, "docs", dim=16, index_client=sync)
+    vectorstore = await M3ConnectVectorStore.afrom_texts(
+        list(TEXTS.values()), M3ConnectEmbeddings(encoder=FakeEncoder()), ids=list(TEXTS), store=store
+    )
+    assert ids_of(await vectorstore.asimilarity_search("deep blue sea", k=2)) == ["sea", "sky"]
+    assert (await vectorstore.asimilarity_search_with_relevance_scores("red apple"))[0][1] == pytest.approx(1.0)
+    assert ids_of(await vectorstore.asimilarity_search_by_vector(VECTOR, k=1)) == ["sea"]
+    assert len(await vectorstore.amax_marginal_relevance_search("blue", k=3)) == 3
+    assert ids_of(await M3ConnectRetriever(vectorstore=vectorstore, rerank=True).ainvoke("sun", k=1)) == ["sun"]
+    assert await vectorstore.adelete(["sun"]) is True
+    assert ids_of(await vectorstore.aget_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+    await client.close()
+    sync.close()
+    manager.release_server(path)

@@ -118,6 +118,7 @@ def test_tracing_is_told_what_store_and_model_answer(store):
     assert params["ls_retriever_name"] == "m3connect"
     assert params["ls_vector_store_provider"] == type(store).__name__
     assert params["ls_embedding_provider"] == "M3ConnectEmbeddings"
+    assert "ls_embedding_model" not in params
     embeddings = M3ConnectEmbeddings(model="m3-mini")
     named = M3ConnectRetriever(
         vectorstore=M3ConnectVectorStore(store=MemoryStore(dim=256), embedding=embeddings)
