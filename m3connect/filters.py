@@ -29,6 +29,7 @@ __all__ = [
     "Field",
     "Filter",
     "HasToken",
+    "Native",
     "Not",
     "NumberRange",
     "Or",
@@ -94,6 +95,17 @@ class TextContains(Filter):
     key: str
     text: str
     case: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Native(Filter):
+    """A condition in the database's own words, which it judges as it sees fit; only that database's store takes it.
+
+    Metadata are under `metadata`: `models.FieldCondition(key="metadata.lang", ...)` for Qdrant, whose filter is a
+    `models.Filter` (Edge: a `qdrant_edge.Filter`), and `'metadata["lang"] == "de"'` for Milvus, whose filter is text.
+    """
+
+    condition: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +237,11 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return any(matches(part, metadata) for part in parts)
         case Not(part):
             return not matches(part, metadata)
+        case Native(native):
+            raise ValueError(
+                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore, and "
+                "where it stands beside text_contains in | or ~"
+            )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
 

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
-    {"search", "token_store", "chunking"},
+    {"search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base", "foreign"},
     {"memory", "ingestion", "retrieval"},
@@ -186,7 +186,11 @@ print(state() == before, logging.getLogger("m3connect").handlers)
 
 @pytest.mark.parametrize(
     ("adapter", "library", "extra"),
-    [("m3connect_qdrant", "qdrant_client", "qdrant"), ("m3connect_milvus", "pymilvus", "milvus")],
+    [
+        ("m3connect_qdrant", "qdrant_client", "qdrant"),
+        ("m3connect_milvus", "pymilvus", "milvus"),
+        ("langchain_m3connect", "langchain_core", "langchain"),
+    ],
 )
 def test_a_missing_library_names_the_extra(adapter: str, library: str, extra: str) -> None:
     code = f"""
