@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
+from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
-from m3connect.flows import Call, run, run_async
+from m3connect.flows import Call, Flow, run
 from m3connect_qdrant.flows import QdrantFlows
 from m3connect_qdrant.local import is_local, lock_of
 from m3connect_qdrant.opening import Opening, open_collection
 from m3connect_qdrant.settings import QdrantSettings, choose_settings
 
 __all__ = ["AsyncQdrantStore", "QdrantStore"]
+
+_T = TypeVar("_T")
 
 
 class QdrantStore(Store):
@@ -93,9 +96,9 @@ class QdrantStore(Store):
 
 
 class AsyncQdrantStore(AsyncStore):
-    """`QdrantStore` over a server's native async client; made by `AsyncQdrantStore.open`."""
+    """`QdrantStore` over a server's async client; made by `open`, used in the event loop it was opened in."""
 
-    def __init__(self, client: AsyncQdrantClient, flows: QdrantFlows) -> None:
+    def __init__(self, client: BoundClient, flows: QdrantFlows) -> None:
         super().__init__(flows)
         self._client = client
 
@@ -131,10 +134,11 @@ class AsyncQdrantStore(AsyncStore):
             filter_fields=_names(filter_fields),
             tenant_field=tenant_field,
         )
-        return cls(client, await run_async(open_collection(wanted, server=True), partial(_await, client)))
+        bound = BoundClient(partial(_await, client))
+        return cls(bound, await bound.run(open_collection(wanted, server=True)))
 
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await _await(self._client, call)
+    async def _run(self, flow: Flow[_T]) -> _T:
+        return await self._client.run(flow)
 
 
 async def _await(client: AsyncQdrantClient, call: Call) -> Any:  # noqa: ANN401  # the client's answer

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from store_checks import assert_same_hits, assert_same_search, fill, ids, random_documents, random_embeddings
 
-from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
-from m3connect.base import ThreadedStore
+from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, SparseRows, ThreadedStore, Weighted
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, DocumentNotFoundError
 from m3connect.filters import field
 
