@@ -263,13 +263,14 @@ class AsyncMilvusBackend(MilvusBackend):
         self.async_client = pymilvus.AsyncMilvusClient(self._path)
 
     def open(self, name: str | None = None, **options: Any) -> Any:
+        return Awaited(self.loop.run(self.opening(name or fresh_name(), **options)), self.loop)
+
+    async def opening(self, name: str, **options: Any) -> Any:
         import m3connect_milvus
 
-        name = name or fresh_name()
         self._opened.add(name)
         options = {"dim": 16, "index_client": self.client} | options
-        opening = m3connect_milvus.AsyncMilvusStore.open(self.async_client, name, **options)
-        return Awaited(self.loop.run(opening), self.loop)
+        return await m3connect_milvus.AsyncMilvusStore.open(self.async_client, name, **options)
 
     def reopen(self) -> None:
         self._disconnect()

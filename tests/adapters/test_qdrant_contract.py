@@ -267,6 +267,18 @@ def test_an_async_store_does_what_the_sync_one_does() -> None:
     asyncio.run(main())
 
 
+def test_an_async_store_stays_in_the_loop_it_was_opened_in() -> None:
+    stand_in = StandIn()
+
+    async def open_store() -> AsyncQdrantStore:
+        return await AsyncQdrantStore.open(stand_in.async_client(), NAME, dim=16)
+
+    store, asked = asyncio.run(open_store()), len(stand_in.requests)
+    with pytest.raises(ValueError, match=r"another event loop.*in each loop.*ThreadedStore"):
+        asyncio.run(store.count())
+    assert len(stand_in.requests) == asked
+
+
 def test_local_mode_is_async_in_threads() -> None:
     store = QdrantStore(QdrantClient(":memory:"), NAME, dim=16)
     asyncio.run(use(ThreadedStore(store), MemoryStore(dim=16)))
