@@ -10,7 +10,7 @@ import pytest
 from backends import AsyncMilvusBackend
 from store_checks import random_documents, random_embeddings
 
-from m3connect import Dense, ThreadedStore
+from m3connect import Dense, ThreadedStore, Weighted
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
 pytest.importorskip("milvus_lite", reason="pip install 'm3connect[milvus]'")
@@ -52,6 +52,23 @@ def test_many_operations_run_at_once(backend: AsyncMilvusBackend, store: Any) ->
 
     found = backend.loop.run(work())
     assert [hits[0][0].document for hits in found] == documents
+
+
+def test_the_legs_of_a_search_are_under_way_together(
+    backend: AsyncMilvusBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, batch = random_documents(20), random_embeddings(20, seed=1)
+    store.upsert(documents, batch)
+    expected = store.search(batch[:2], fusion=Weighted())
+    search, both = backend.async_client.search, asyncio.Barrier(2)
+
+    async def searched(**arguments: Any) -> Any:
+        async with asyncio.timeout(20):
+            await both.wait()  # one after the other they would wait for ever
+        return await search(**arguments)
+
+    monkeypatch.setattr(backend.async_client, "search", searched)
+    assert store.search(batch[:2], fusion=Weighted()) == expected
 
 
 def test_another_event_loop_is_refused_with_what_to_do(backend: AsyncMilvusBackend, store: Any) -> None:
