@@ -1,12 +1,14 @@
 """What every store does, without its input and output: written once, for sync and async clients alike.
 
 A flow is a generator. It yields each `Call` of the database's client, gets the client's answer back, and returns its
-result at the end; `run` does the calls one after the other, `run_async` awaits them. A backend writes a subclass of
-`StoreFlows`, and gets the whole surface of a store from `Store` and `AsyncStore` (base.py).
+result at the end. Calls that do not depend on each other it may yield as a tuple, and gets a list of answers: `run`
+does them one after the other, `run_async` awaits them together. A backend writes a subclass of `StoreFlows`, and gets
+the whole surface of a store from `Store` and `AsyncStore` (base.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -49,7 +51,10 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-Flow: TypeAlias = Generator[Call, Any, _T]
+Flow: TypeAlias = Generator[Call | tuple[Call, ...], Any, _T]
+
+_AT_ONCE = 8
+"""How many calls of one flow are awaited at the same time; a server has other clients too."""
 
 
 def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
@@ -58,7 +63,7 @@ def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
         call = next(flow)
         while True:
             try:
-                answer = perform(call)
+                answer = [perform(one) for one in call] if isinstance(call, tuple) else perform(call)
             except Exception as error:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
                 call = flow.throw(error)
             else:
@@ -71,12 +76,12 @@ def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
 
 
 async def run_async(flow: Flow[_T], perform: Callable[[Call], Awaitable[Any]]) -> _T:
-    """Do as `run`, awaiting each call; a cancelled task ends the flow."""
+    """Do as `run`, awaiting each call, and those of a tuple together; a cancelled task ends the flow."""
     try:
         call = next(flow)
         while True:
             try:
-                answer = await perform(call)
+                answer = await (_all(call, perform) if isinstance(call, tuple) else perform(call))
             except Exception as error:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
                 call = flow.throw(error)
             else:
@@ -86,6 +91,22 @@ async def run_async(flow: Flow[_T], perform: Callable[[Call], Awaitable[Any]]) -
         return result
     finally:
         flow.close()
+
+
+async def _all(calls: Sequence[Call], perform: Callable[[Call], Awaitable[Any]]) -> list[Any]:
+    """Await independent calls, answers in their order; the first failure cancels the others, and is raised."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def gated(call: Call) -> Any:  # noqa: ANN401  # the client's answer
+        async with gate:
+            return await perform(call)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(gated(call)) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class StoreFlows(ABC):

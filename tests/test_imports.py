@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base", "foreign"},
-    {"memory", "ingestion", "retrieval"},
+    {"awaiting", "memory", "ingestion", "retrieval"},
 ]
 """The core: a room imports from the layers below its own and from nowhere else."""
 

@@ -12,7 +12,8 @@ from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from langchain_m3connect.flows import ENCODING
 from langchain_m3connect.plain import PlainEncoding
 from m3connect import HybridStore, M3Embeddings
-from m3connect.base import AsyncStore, Store, ThreadedStore
+from m3connect.awaiting import ThreadedStore
+from m3connect.base import AsyncStore, Store
 from m3connect.flows import Call, Flow, run, run_async
 
 __all__ = ["Encoding", "Targets", "encoding_of"]

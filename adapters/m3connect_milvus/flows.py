@@ -190,15 +190,14 @@ class MilvusFlows(StoreFlows):
     def find(
         self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection
     ) -> Flow[dict[Leg, list[dict[str, float]]]]:
-        """Search each leg, with the filter on each."""
+        """Search the legs at the same time where the client can, with the filter on each."""
         check_limit(limit)
         expressions = self._expressions(selection, most=MOST_HITS)
-        found: dict[Leg, list[dict[str, float]]] = {}
-        for leg in legs:
-            found[leg] = yield from requests.find(
-                self.name, queries, leg, limit=limit, expressions=expressions, settings=self._settings
+        return (
+            yield from requests.find(
+                self.name, queries, legs, limit=limit, expressions=expressions, settings=self._settings
             )
-        return found
+        )
 
     def score(self, queries: M3Embeddings, leg: Leg, ids: Sequence[Sequence[str]]) -> Flow[list[dict[str, float]]]:
         """Score named documents from their stored vectors: a server's approximate index could miss some."""

@@ -36,11 +36,8 @@ def count(name: str, expression: str) -> Flow[int]:
 
 def fetch(name: str, ids: Sequence[str], fields: Sequence[str]) -> Flow[dict[str, Row]]:
     """Read rows by id, absent ones left out; `client.get(ids=)` would not escape the ids."""
-    found: dict[str, Row] = {}
-    for group in groups(ids):
-        rows = yield _query(name, one_of(group), list(fields))
-        found |= {row["id"]: row for row in rows}
-    return found
+    answers = yield tuple(_query(name, one_of(group), list(fields)) for group in groups(ids))
+    return {row["id"]: row for rows in answers for row in rows}
 
 
 def next_ids(name: str, expression: str, *, after: str) -> Flow[list[str]]:
@@ -65,41 +62,59 @@ def next_ids(name: str, expression: str, *, after: str) -> Flow[list[str]]:
 
 
 def find(
-    name: str, queries: M3Embeddings, leg: Leg, *, limit: int, expressions: Sequence[str], settings: MilvusSettings
-) -> Flow[list[dict[str, float]]]:
-    """Search one leg for all queries; one without weights finds nothing in the sparse leg and is not sent.
+    name: str,
+    queries: M3Embeddings,
+    legs: Sequence[Leg],
+    *,
+    limit: int,
+    expressions: Sequence[str],
+    settings: MilvusSettings,
+) -> Flow[dict[Leg, list[dict[str, float]]]]:
+    """Search legs for all queries, independently; one without weights finds nothing in the sparse leg and is not sent.
 
     Args:
         name: the collection's.
         queries: what to search for.
-        leg: dense or sparse.
+        legs: dense or sparse.
         limit: the most hits a query gets.
         expressions: each is searched by itself, and the best of all are kept; "" is everything.
         settings: how to search.
     """
-    sparse: Sequence[Weights | None] = queries.sparse.to_dicts() if leg == "sparse" else [None] * len(queries)
-    found: list[dict[str, float]] = [{} for _ in sparse]
-    asked = [i for i, weights in enumerate(sparse) if weights is None or weights]
+    sparse = queries.sparse.to_dicts()
     dense = queries.dense.astype(np.float16 if settings.half_precision else np.float32, copy=False)
-    for expression in expressions:
-        for start in range(0, len(asked), QUERIES_A_REQUEST):
-            positions = asked[start : start + QUERIES_A_REQUEST]
-            answers = yield Call(
-                "search",
-                {
-                    "collection_name": name,
-                    "data": [dense[i] if leg == "dense" else sparse[i] for i in positions],
-                    "anns_field": leg,
-                    "filter": expression,
-                    "limit": limit,
-                    "output_fields": ["id"],  # left out, Lite would send everything, vectors too
-                    "search_params": settings.search_params(leg, limit),
-                    "consistency_level": settings.consistency,
-                },
-            )
-            for i, hits in zip(positions, answers, strict=True):
-                found[i] |= scores_from_hits(hits, sparse[i])
-    return [_best(scores, limit) for scores in found] if len(expressions) > 1 else found
+    asks = [
+        (leg, expression, positions)
+        for leg in legs
+        for expression in expressions
+        for positions in _portions([i for i, weights in enumerate(sparse) if weights or leg == "dense"])
+    ]
+    answers = yield tuple(
+        Call(
+            "search",
+            {
+                "collection_name": name,
+                "data": [dense[i] if leg == "dense" else sparse[i] for i in positions],
+                "anns_field": leg,
+                "filter": expression,
+                "limit": limit,
+                "output_fields": ["id"],  # left out, Lite would send everything, vectors too
+                "search_params": settings.search_params(leg, limit),
+                "consistency_level": settings.consistency,
+            },
+        )
+        for leg, expression, positions in asks
+    )
+    found: dict[Leg, list[dict[str, float]]] = {leg: [{} for _ in sparse] for leg in legs}
+    for (leg, _, positions), answer in zip(asks, answers, strict=True):
+        for i, hits in zip(positions, answer, strict=True):
+            found[leg][i] |= scores_from_hits(hits, sparse[i] if leg == "sparse" else None)
+    if len(expressions) == 1:
+        return found
+    return {leg: [_best(scores, limit) for scores in rows] for leg, rows in found.items()}
+
+
+def _portions(positions: Sequence[int]) -> list[Sequence[int]]:
+    return [positions[start : start + QUERIES_A_REQUEST] for start in range(0, len(positions), QUERIES_A_REQUEST)]
 
 
 def groups(ids: Sequence[str], *, most: int | None = None) -> list[list[str]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pymilvus import AsyncMilvusClient, MilvusClient
 
+from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
-from m3connect.flows import Call, StoreFlows, run, run_async
+from m3connect.flows import Call, Flow, StoreFlows, run
 from m3connect.foreign import ForeignLayout, choose_layout
-from m3connect_milvus.bound import WRITES, BoundClient
+from m3connect_milvus.bound import WRITES, AsyncCalls, lite_writes
 from m3connect_milvus.columns import Kind
 from m3connect_milvus.flows import Server
 from m3connect_milvus.layouts import LAYOUTS
@@ -20,8 +20,7 @@ from m3connect_milvus.settings import MilvusSettings, Profile, choose_settings
 
 __all__ = ["AsyncMilvusStore", "MilvusStore"]
 
-_lite_writes = threading.RLock()
-"""Lite asks for one writer at a time, whatever the client; all Lite databases of a process share its interpreter."""
+_T = TypeVar("_T")
 
 
 class MilvusStore(Store):
@@ -97,7 +96,7 @@ class MilvusStore(Store):
 
     def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
         if self._lite and call.method in WRITES:
-            with _lite_writes:
+            with lite_writes.thread():
                 return getattr(self._client, call.method)(**call.arguments)
         return getattr(self._client, call.method)(**call.arguments)
 
@@ -158,14 +157,15 @@ class AsyncMilvusStore(AsyncStore):
         )
         if isinstance(client, MilvusClient):
             raise ValueError("AsyncMilvusStore takes an AsyncMilvusClient; for a MilvusClient there is MilvusStore")
-        bound = BoundClient(client, index_client)
-        bound.one_writer = Server(str(await bound.perform(Call("get_server_version")))).lite
-        if bound.one_writer and index_client is None:
+        calls = AsyncCalls(client, index_client)
+        bound = BoundClient(calls.perform)
+        calls.one_writer = Server(str(await bound.perform(Call("get_server_version")))).lite
+        if calls.one_writer and index_client is None:
             raise ValueError(
                 "pymilvus' async client cannot make indexes in Milvus Lite: use ThreadedStore(MilvusStore("
                 "MilvusClient(path), ...)), or pass index_client=MilvusClient(path)"
             )
-        return cls(bound, await run_async(open_collection(collection, wanted), bound.perform))
+        return cls(bound, await bound.run(open_collection(collection, wanted)))
 
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await self._client.perform(call)
+    async def _run(self, flow: Flow[_T]) -> _T:
+        return await self._client.run(flow)

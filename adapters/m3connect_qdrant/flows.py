@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
@@ -105,15 +105,16 @@ class QdrantFlows(SearchingFlows):
 
     def _retrieve(
         self, ids: Sequence[str], fields: Sequence[str], vectors: Sequence[Leg] = ()
-    ) -> Generator[Call, Any, list[models.Record]]:
+    ) -> Flow[list[models.Record]]:
         """Fetch the points of documents, absent ones left out, each once; the id must be among the fields."""
         points = [convert.point_id(name) for name in dict.fromkeys(ids)]
         page = _PAGE_WITH_TOKENS if "multi_vector" in vectors else _PAGE
-        records: list[models.Record] = []
-        for start in range(0, len(points), page):
-            wanted = {"with_payload": list(fields), "with_vectors": list(vectors) or False}
-            records += yield self._call("retrieve", {"ids": points[start : start + page]} | wanted)
-        return records
+        wanted = {"with_payload": list(fields), "with_vectors": list(vectors) or False}
+        pages = yield tuple(
+            self._call("retrieve", {"ids": points[start : start + page]} | wanted)
+            for start in range(0, len(points), page)
+        )
+        return [record for records in pages for record in records]
 
     def fetch_documents(self, ids: Sequence[str]) -> Flow[dict[str, Document]]:
         """Read documents from payloads."""

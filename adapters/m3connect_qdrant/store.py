@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
+from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
-from m3connect.flows import Call, StoreFlows, run, run_async
+from m3connect.flows import Call, Flow, StoreFlows, run
 from m3connect.foreign import ForeignLayout, choose_layout
 from m3connect_qdrant.layouts import LAYOUTS
 from m3connect_qdrant.local import is_local, lock_of
@@ -17,6 +18,8 @@ from m3connect_qdrant.opening import Opening, open_collection
 from m3connect_qdrant.settings import QdrantSettings, choose_settings
 
 __all__ = ["AsyncQdrantStore", "QdrantStore"]
+
+_T = TypeVar("_T")
 
 
 class QdrantStore(Store):
@@ -99,9 +102,9 @@ class QdrantStore(Store):
 
 
 class AsyncQdrantStore(AsyncStore):
-    """`QdrantStore` over a server's native async client; made by `AsyncQdrantStore.open`."""
+    """`QdrantStore` over a server's async client; made by `open`, used in the event loop it was opened in."""
 
-    def __init__(self, client: AsyncQdrantClient, flows: StoreFlows) -> None:
+    def __init__(self, client: BoundClient, flows: StoreFlows) -> None:
         super().__init__(flows)
         self._client = client
 
@@ -139,10 +142,11 @@ class AsyncQdrantStore(AsyncStore):
             tenant_field=tenant_field,
             layout=choose_layout(layout, LAYOUTS),
         )
-        return cls(client, await run_async(open_collection(wanted, server=True), partial(_await, client)))
+        bound = BoundClient(partial(_await, client))
+        return cls(bound, await bound.run(open_collection(wanted, server=True)))
 
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await _await(self._client, call)
+    async def _run(self, flow: Flow[_T]) -> _T:
+        return await self._client.run(flow)
 
 
 async def _await(client: AsyncQdrantClient, call: Call) -> Any:  # noqa: ANN401  # the client's answer

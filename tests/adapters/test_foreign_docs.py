@@ -1,7 +1,8 @@
-"""The code of docs/stores.md on collections that others filled runs, one block after the other."""
+"""The code of docs/stores.md runs: threads for embedded stores, and collections that others filled."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -12,7 +13,9 @@ from support import REPOSITORY
 qdrant_client = pytest.importorskip("qdrant_client", reason="pip install 'm3connect[qdrant]'")
 models = qdrant_client.models
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "stores.md").read_text("utf-8"), flags=re.DOTALL)
+THREADED, FOREIGN, BY_HAND = re.findall(
+    r"```python\n(.*?)```", (REPOSITORY / "docs" / "stores.md").read_text("utf-8"), flags=re.DOTALL
+)
 
 
 def fill(client: Any, name: str, dense: str, sparse: str, payload: Any) -> None:
@@ -29,16 +32,21 @@ def fill(client: Any, name: str, dense: str, sparse: str, payload: Any) -> None:
         client.upsert(name, [point])
 
 
-def test_the_code_of_the_page_runs() -> None:
+def test_an_embedded_store_is_awaited_as_the_page_shows() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(THREADED, "stores.md", "exec"), names)
+    assert asyncio.run(names["work"]()) == ["a"]
+
+
+def test_collections_of_others_are_opened_as_the_page_shows() -> None:
     client = qdrant_client.QdrantClient(":memory:")
     fill(client, "docs", "", "langchain-sparse", lambda one: {"page_content": one.text, "metadata": one.metadata})
     own = lambda one: {"key": one.id, "book": "b"}  # noqa: E731
     fill(client, "by-hand", "vec", "words", lambda one: {"body": one.text, "doc": own(one), **one.metadata})
     names: dict[str, Any] = {"client": client, "encoder": ENCODER}
-    assert len(BLOCKS) == 2
-    exec(compile(BLOCKS[0], "stores.md", "exec"), names)
+    exec(compile(FOREIGN, "stores.md", "exec"), names)
     assert [hit.document.metadata["lang"] for hit in names["hits"][0]] == ["de"] * 3
-    exec(compile(BLOCKS[1], "stores.md", "exec"), names)
+    exec(compile(BY_HAND, "stores.md", "exec"), names)
     assert len(names["hits"][0]) == 3
     (document,) = names["store"].get([DOCUMENTS[5].id])
     assert (document.text, document.parent_id) == (DOCUMENTS[5].text, "b")

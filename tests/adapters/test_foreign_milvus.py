@@ -26,7 +26,7 @@ from foreign_helpers import (
 from store_checks import assert_same_search, ids
 
 from m3connect import RRF, Dense, Document, HybridRetriever, MemoryStore, Sparse, Weighted, ingest
-from m3connect.base import ThreadedStore
+from m3connect.awaiting import ThreadedStore
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
 from m3connect.filters import field
 

@@ -15,7 +15,7 @@ from langchain_helpers import TEXTS, WaitingEncoder, WaitingStore, filled, ids_o
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
 
 from m3connect import MemoryStore
-from m3connect.base import ThreadedStore
+from m3connect.awaiting import ThreadedStore
 from m3connect.testing import FakeEncoder
 
 VECTOR = FakeEncoder().encode(["blue sea"]).dense[0].tolist()

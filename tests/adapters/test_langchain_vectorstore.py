@@ -17,7 +17,7 @@ from langchain_helpers import METADATA, TEXTS, filled, ids_of
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectVectorStore
 
 from m3connect import RRF, Dense, MemoryStore, Sparse, Weighted
-from m3connect.base import ThreadedStore
+from m3connect.awaiting import ThreadedStore
 from m3connect.errors import CollectionMismatchError
 from m3connect.testing import FakeEncoder
 
