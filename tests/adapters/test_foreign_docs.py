@@ -13,9 +13,8 @@ from support import REPOSITORY
 qdrant_client = pytest.importorskip("qdrant_client", reason="pip install 'm3connect[qdrant]'")
 models = qdrant_client.models
 
-THREADED, FOREIGN, BY_HAND = re.findall(
-    r"```python\n(.*?)```", (REPOSITORY / "docs" / "stores.md").read_text("utf-8"), flags=re.DOTALL
-)
+PAGE = (REPOSITORY / "docs" / "stores.md").read_text("utf-8")
+THREADED, FOREIGN, BY_HAND = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def fill(client: Any, name: str, dense: str, sparse: str, payload: Any) -> None:
