@@ -148,9 +148,7 @@ class SourceBatches:
         return [places[i] for i in random.permutation(len(places))]
 
 
-def _draw(
-    example: Example, group_size: int, random: np.random.Generator
-) -> tuple[str, list[str], list[float]]:
+def _draw(example: Example, group_size: int, random: np.random.Generator) -> tuple[str, list[str], list[float]]:
     """Draw one positive and the negatives, each negative again only where there are too few."""
     positive = int(random.integers(len(example.positives)))
     chosen: list[int] = []

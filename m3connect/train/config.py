@@ -113,9 +113,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.objective not in ("self-distillation", "joint", "independent"):
-            raise ValueError(
-                f"objective must be 'self-distillation', 'joint' or 'independent', got {self.objective!r}"
-            )
+            raise ValueError(f"objective must be 'self-distillation', 'joint' or 'independent', got {self.objective!r}")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         for name in ("temperature", "learning_rate", "tokens_per_batch", "group_size", "sub_batch_tokens", "epochs"):

@@ -1,8 +1,8 @@
 """Training examples in FlagEmbedding's jsonl files.
 
-A line is an object: `query`, `pos` (texts), and where there are any `neg` (texts), `pos_scores` and `neg_scores` (numbers
-of an outside model), `prompt` (put before the query) and `type`. A file stays on disk: what is kept is where each line
-begins and how long its texts are.
+A line is an object: `query`, `pos` (texts), and where there are any `neg` (texts), `pos_scores` and `neg_scores`
+(numbers of an outside model), `prompt` (put before the query) and `type`. A file stays on disk: what is kept is where
+each line begins and how long its texts are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From token ids to views with gradients: the encoder's own module, in sub-batches that are computed twice if need be."""
+"""From token ids to views with gradients: the encoder's own module, in sub-batches, computed twice if need be."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ class Embedder:
         """Embed texts, given as arrays of token ids with `<s>` first and `</s>` last."""
         lengths = np.array([len(ids) for ids in token_ids])
         order = np.argsort(-lengths, kind="stable")
-        packs = [self._pack([token_ids[i] for i in part]) for part in sub_batches(lengths, order, self.sub_batch_tokens)]
+        packs = [
+            self._pack([token_ids[i] for i in part]) for part in sub_batches(lengths, order, self.sub_batch_tokens)
+        ]
         parts = [self._run(pack, again=len(packs) > 1) for pack in packs]
         dense, weights, vectors = (torch.cat(views) for views in zip(*parts, strict=True))
-        return self._views(np.concatenate([token_ids[i] for i in order]), lengths[order], order, (dense, weights, vectors))
+        return self._views(
+            np.concatenate([token_ids[i] for i in order]), lengths[order], order, (dense, weights, vectors)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -74,9 +78,7 @@ class Embedder:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _views(
-        self, ids: IntArray, lengths: IntArray, order: IntArray, heads: tuple[Tensor, Tensor, Tensor]
-    ) -> Views:
+    def _views(self, ids: IntArray, lengths: IntArray, order: IntArray, heads: tuple[Tensor, Tensor, Tensor]) -> Views:
         dense, weights, vectors = heads
         starts = np.cumsum(lengths) - lengths
         weighted = ~np.isin(ids, self.unweighted)
@@ -99,7 +101,7 @@ class Embedder:
 
 
 def sub_batches(lengths: IntArray, order: IntArray, budget: int) -> Iterator[IntArray]:
-    """Cut `order`, an order of texts by length, into parts of at most `budget` tokens; a longer text is a part alone."""
+    """Cut `order`, an order of texts, into parts of at most `budget` tokens; a longer text is a part alone."""
     total = np.cumsum(lengths[order])
     start = 0
     while start < len(order):

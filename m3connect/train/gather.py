@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m3connect.train.scores import Views
 
-__all__ = ["average_gradients", "gather_views", "rank", "sum_over_ranks", "world_size"]
+__all__ = ["average_gradients", "gather_rows", "gather_views", "rank", "sum_over_ranks", "world_size"]
 
 
 def world_size() -> int:
@@ -23,13 +23,16 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def gather_views(views: Views) -> Views:
-    """Return the texts of all ranks, rank 0's first; what a rank's loss says about them flows back to their owner."""
+def gather_views(views: Views) -> tuple[Views, int]:
+    """Return the texts of all ranks, rank 0's first, and where this rank's begin.
+
+    What any rank's loss says about a text flows back to its owner.
+    """
     if world_size() == 1:
-        return views
+        return views, 0
     places = _gather(views.places)
     offsets = torch.cumsum(torch.tensor([0, *map(len, places[:-1])], device=views.places.device), 0)
-    return Views(
+    gathered = Views(
         places=torch.cat([part + offset for part, offset in zip(places, offsets, strict=True)]),
         dense=_gather_with_gradient(views.dense),
         token_ids=torch.cat(_gather(views.token_ids)),
@@ -38,6 +41,12 @@ def gather_views(views: Views) -> Views:
         vectors=_gather_with_gradient(views.vectors),
         vector_counts=torch.cat(_gather(views.vector_counts)),
     )
+    return gathered, int(offsets[rank()])
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, without gradients."""
+    return rows if world_size() == 1 else torch.cat(_gather(rows))
 
 
 def average_gradients(model: nn.Module) -> None:
@@ -71,7 +80,7 @@ def _gather(rows: Tensor) -> list[Tensor]:
 
 
 def _gather_with_gradient(rows: Tensor) -> Tensor:
-    gathered: Tensor = _GatherWithGradient.apply(rows)
+    gathered: Tensor = _GatherWithGradient.apply(rows)  # type: ignore[no-untyped-call]
     return gathered
 
 

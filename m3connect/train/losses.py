@@ -6,6 +6,7 @@ already divided by the temperature, which the paper writes into its equation (1)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -35,12 +36,12 @@ class UnifiedLoss:
     multi_vector: Tensor
     integrated: Tensor
 
-    distilled: Tensor | None
+    distilled: Tensor | None = None
     """L', the weighted mean of the three below; None without self-distillation, and so are they."""
 
-    distilled_dense: Tensor | None
-    distilled_sparse: Tensor | None
-    distilled_multi_vector: Tensor | None
+    distilled_dense: Tensor | None = None
+    distilled_sparse: Tensor | None = None
+    distilled_multi_vector: Tensor | None = None
 
 
 def unified_loss(
@@ -79,13 +80,20 @@ def unified_loss(
     integrated = integrated_score(dense, sparse, multi_vector, weights=weights)
     heads = (dense, sparse, multi_vector)
     own = [_contrast(scores, targets, teacher, teacher_kind) for scores in (*heads, integrated)]
-    joint = (lambdas[0] * own[0] + lambdas[1] * own[1] + lambdas[2] * own[2] + own[3]) / 4  # equation (3)
+    joint = (_weighted(lambdas, own[:3]) + own[3]) / 4  # equation (3)
+    parts = dict(zip(("dense", "sparse", "multi_vector", "integrated"), own, strict=True))
     if not distill:
-        return UnifiedLoss(joint, joint, *own, None, None, None, None)
+        return UnifiedLoss(total=joint, joint=joint, **parts)
     probabilities = integrated.detach().softmax(-1)
     taught = [_soft_cross_entropy(probabilities, scores) for scores in heads]  # equation (4)
-    distilled = (lambdas[0] * taught[0] + lambdas[1] * taught[1] + lambdas[2] * taught[2]) / 3  # equation (5)
-    return UnifiedLoss((joint + distilled) / 2, joint, *own, distilled, *taught)  # equation (6)
+    distilled = _weighted(lambdas, taught) / 3  # equation (5)
+    names = ("distilled_dense", "distilled_sparse", "distilled_multi_vector")
+    parts |= {"distilled": distilled, **dict(zip(names, taught, strict=True))}
+    return UnifiedLoss(total=(joint + distilled) / 2, joint=joint, **parts)  # equation (6)
+
+
+def _weighted(lambdas: Three, losses: Sequence[Tensor]) -> Tensor:
+    return lambdas[0] * losses[0] + lambdas[1] * losses[1] + lambdas[2] * losses[2]
 
 
 def integrated_score(dense: Tensor, sparse: Tensor, multi_vector: Tensor, *, weights: Three) -> Tensor:

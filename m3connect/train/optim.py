@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from m3connect.encoder.model import M3Model
@@ -51,6 +51,6 @@ def densify_embedding_gradients(model: nn.Module) -> None:
             module.weight.grad = module.weight.grad.to_dense()
 
 
-def clip_gradients(model: nn.Module, largest: float | None) -> float:
+def clip_gradients(model: nn.Module, largest: float | None) -> Tensor:
     """Scale all gradients down to a common norm of at most `largest`, and return the norm they had."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf") if largest is None else largest))
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf") if largest is None else largest)

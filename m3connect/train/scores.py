@@ -55,9 +55,9 @@ def dense_scores(queries: Views, passages: Views) -> Tensor:
 
 
 def sparse_scores(queries: Views, passages: Views) -> Tensor:
-    """Return [B, P] sums over shared token ids of the product of both weights, a repeated token counting by its largest.
+    """Return [B, P] sums over shared token ids of the product of both weights.
 
-    Only ids that a query has take part, so the work follows the batch's own vocabulary and not the model's.
+    A token that a text repeats counts once, with its largest weight. Only ids that a query has take part, so the work follows the batch's own vocabulary and not the model's.
     """
     vocabulary = torch.unique(queries.token_ids)
     if not len(vocabulary):
@@ -87,7 +87,9 @@ def _lexical_rows(views: Views, vocabulary: Tensor) -> Tensor:
 
 def multi_vector_scores(queries: Views, passages: Views) -> Tensor:
     """Return [B, P] means over a query's tokens of the best similarity with a token of the passage."""
-    best: Tensor = _BestSimilarity.apply(queries.vectors.float(), passages.vectors.float(), passages.vector_counts)
+    best: Tensor = _BestSimilarity.apply(  # type: ignore[no-untyped-call]
+        queries.vectors.float(), passages.vectors.float(), passages.vector_counts
+    )
     sums = best.new_zeros(len(queries), len(passages)).index_add(0, _owners(queries.vector_counts), best)
     return _in_order(sums / queries.vector_counts[:, None], queries, passages)
 
