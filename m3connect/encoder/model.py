@@ -116,8 +116,8 @@ class Layer(nn.Module):
         return torch.cat([self._attend_run(part, *run) for part, run in zip(parts, runs, strict=True)])
 
     def _attend_run(self, qkv: Tensor, count: int, length: int) -> Tensor:
-        heads = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        query, key, value = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        attended = F.scaled_dot_product_attention(query, key, value)
         return attended.transpose(1, 2).reshape(count * length, -1)
 
 

@@ -57,7 +57,8 @@ def dense_scores(queries: Views, passages: Views) -> Tensor:
 def sparse_scores(queries: Views, passages: Views) -> Tensor:
     """Return [B, P] sums over shared token ids of the product of both weights.
 
-    A token that a text repeats counts once, with its largest weight. Only ids that a query has take part, so the work follows the batch's own vocabulary and not the model's.
+    A token that a text repeats counts once, with its largest weight. Only ids that a query has take part, so the work
+    follows the batch's own vocabulary and not the model's.
     """
     vocabulary = torch.unique(queries.token_ids)
     if not len(vocabulary):
