@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from m3connect.train import TrainConfig
+from m3connect.encoder.tokenizer import M3Tokenizer
+from m3connect.train import Batch, TrainConfig
 
 WORDS = "river bee honey tower bridge winter garden engine letter stone cloud market doctor piano island forest".split()
 
@@ -38,3 +39,11 @@ def example(i: int, negatives: int = 2) -> dict[str, Any]:
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def make_batch(tokenizer: M3Tokenizer, *, queries: int = 8, negatives: int = 2) -> Batch:
+    rows = [example(i, negatives) for i in range(queries)]
+    texts = [text for row in rows for text in (row["pos"] + row["neg"])]
+    return Batch(
+        tokenizer.tokenize([row["query"] for row in rows], 64).token_ids, tokenizer.tokenize(texts, 64).token_ids
+    )
