@@ -73,8 +73,7 @@ def make_model(case: Case, scores: dict[str, Tensor]) -> Any:  # noqa: ANN401
         def _get_queries_attention_mask(self, queries: Tensor) -> None:
             return None
 
-    bare = torch.nn.Module()
-    bare.config = SimpleNamespace(vocab_size=10)
+    bare = SimpleNamespace(config=SimpleNamespace(vocab_size=10))
     base = {"model": bare, "colbert_linear": torch.nn.Linear(1, 1), "sparse_linear": torch.nn.Linear(1, 1)}
     return Model(
         base,
@@ -99,7 +98,7 @@ def run(case: Case, random: np.random.Generator) -> dict[str, Any]:
         functions = (model.compute_dense_score, model.compute_sparse_score, model.compute_colbert_score)
         total = sum(model._compute_no_in_batch_neg_loss(*views, compute_score_func=score)[1] for score in functions)
     total.backward()
-    gradients = {head: scores[head].grad.tolist() for head in HEADS}
+    gradients = {head: matrix.grad.tolist() for head, matrix in scores.items() if matrix.grad is not None}
     matrices = {head: drawn[head].tolist() for head in HEADS}
     facts = {"scores": matrices, "teacher_scores": teacher, "loss": total.item(), "gradients": gradients}
     return asdict(case) | facts

@@ -6,6 +6,7 @@ from m3connect.train.config import PAPER_BATCH_SIZES, TrainConfig
 from m3connect.train.data import Example, read_source
 from m3connect.train.loop import train
 from m3connect.train.losses import UnifiedLoss, unified_loss
+from m3connect.train.plot import plot_log
 
 __all__ = [
     "PAPER_BATCH_SIZES",
@@ -15,6 +16,7 @@ __all__ = [
     "SourceBatches",
     "TrainConfig",
     "UnifiedLoss",
+    "plot_log",
     "read_source",
     "save_model",
     "train",
