@@ -25,7 +25,8 @@ PAPER_BATCH_SIZES = (
     (7000, 10),
     (8192, 8),
 )
-"""Queries per rank for texts of up to so many tokens; with 8 passages a query on 24 ranks, table 9 of the paper."""
+"""Queries per rank for texts of up to so many tokens, with 8 passages each on a GPU of 80 GB; on 24 ranks these are the
+batch sizes of fine-tuning in the paper's appendix B.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
