@@ -35,7 +35,7 @@ LIBRARIES: dict[str, set[str]] = {
     "ingestion": {"tenacity", "tqdm"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
-    "train": {"safetensors", "tokenizers", "torch", "tqdm", "transformers"},
+    "train": {"matplotlib", "safetensors", "torch", "tqdm"},
     "evaluate": {"tqdm"},
     "cli": {"rich", "typer"},
     "opening": {"m3connect_edge", "m3connect_milvus", "m3connect_qdrant", "milvus_lite", "pymilvus", "qdrant_client"},
