@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
-    {"search", "token_store", "chunking"},
+    {"search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base"},
     {"memory", "ingestion", "retrieval"},
