@@ -318,8 +318,8 @@ class StoreFlows(ABC):
         left = yield from self.number_of(wide)
         if left > MOST_READ:
             raise FilterTooBroadError(
-                f"the filter looks for a substring, which the database cannot do, and its other conditions leave "
-                f"{left} documents to read, more than {MOST_READ}: combine it (&) with conditions that leave fewer"
+                "the filter asks for a substring or a predicate, which databases cannot, and its other conditions "
+                f"leave {left} documents to read, more than {MOST_READ}: add conditions (&) that leave fewer"
             )
         ids: list[str] = []
         cursor = None

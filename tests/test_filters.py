@@ -19,6 +19,7 @@ from m3connect.filters import (
     Not,
     NumberRange,
     Or,
+    Predicate,
     field,
     is_exact,
     matches,
@@ -321,3 +322,12 @@ def test_negations_cancel_and_nesting_has_a_limit() -> None:
     alternate(condition, 30)
     with pytest.raises(ValueError, match="nested more than 64 deep"):
         alternate(condition, 100)
+
+
+def test_a_predicate_sees_all_metadata_and_combines_with_other_conditions() -> None:
+    both = Predicate(lambda metadata: metadata.get("a") == metadata.get("b"))
+    assert matches(both, {"a": [1], "b": [1]})
+    assert not matches(both, {"a": 1})
+    assert matches(~both & (field("a") == 1), {"a": 1})
+    assert not is_exact(~both)
+    assert split_exact((field("a") == 1) & both) == (And((field("a") == 1,)), And((both,)))
