@@ -112,7 +112,8 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
 def _restriction(asked: VectorStoreQuery) -> Flow[Filter | None]:
     parts = [(yield from to_filter(asked.filters))]
     parts.append(None if asked.doc_ids is None else of_documents(check_ids(asked.doc_ids)))
-    parts.append(None if asked.node_ids is None else of_nodes(check_ids(asked.node_ids)))
+    # VectorStoreIndex.as_retriever() passes the nodes it keeps itself, none of a store like ours, and means all.
+    parts.append(of_nodes(check_ids(asked.node_ids)) if asked.node_ids else None)
     given = tuple(part for part in parts if part is not None)
     return And(given) if len(given) > 1 else next(iter(given), None)
 
