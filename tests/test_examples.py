@@ -31,6 +31,11 @@ def milvus():
     require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
 
 
+@pytest.fixture
+def llama_index():
+    require("llama_index_m3connect", "llama_index", extra="llama-index")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_what_it_shows(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -45,6 +50,8 @@ def test_every_example_has_a_test():
         "populate_milvus",
         "filtered_search_with_rerank",
         "index_a_folder",
+        "llama_index_query_engine",
+        "move_from_llama_index_milvus",
     }
     assert {path.stem for path in EXAMPLES} == names
 
@@ -96,3 +103,18 @@ def test_index_a_folder_of_ones_own(run, qdrant, tmp_path):
     shown = run("index_a_folder", tmp_path, "Who pulls at the sea?")
     assert "1 documents stored" in shown
     assert "moon.md" in shown
+
+
+def test_llama_index_query_engine(run, qdrant, llama_index):
+    found, read = run("llama_index_query_engine").split("the language model read:\n")
+    best, second = found.splitlines()
+    assert "sea: The moon pulls" in best
+    assert float(best.split()[0]) > float(second.split()[0])
+    assert "The moon pulls" in read
+    assert "Why does the water of the sea rise?" in read
+
+
+def test_move_from_llama_index_milvus(run, milvus, llama_index):
+    moved, best = run("move_from_llama_index_milvus").splitlines()
+    assert moved == "moved ['bees', 'tides']"
+    assert best.endswith("tides: The moon pulls at the sea.")
