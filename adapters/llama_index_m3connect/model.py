@@ -54,6 +54,15 @@ class ModelSettings(BaseModel):
             fields["fingerprint"] = self.encoder.fingerprint
         return self
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Refuse to travel without the encoder, which LlamaIndex would leave behind, and take from us, with a warning."""
+        encoder = self.encoder
+        state = super().__getstate__()
+        if "encoder" not in state["__dict__"]:
+            self.__dict__["encoder"] = encoder
+            raise TypeError(f"{type(encoder).__name__} cannot be pickled: make the component with model_name=")
+        return state
+
     @property
     def sharing(self) -> Sharing:
         """The encoder, shared with all who use the same one; loads nothing yet."""

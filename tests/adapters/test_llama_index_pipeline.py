@@ -9,7 +9,7 @@ from llama_index.core.ingestion import DocstoreStrategy, IngestionCache, Ingesti
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, MetadataMode
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index_helpers import TEXTS, nodes_of
+from llama_index_helpers import TEXTS, WaitingEncoder, nodes_of
 from llama_index_m3connect import M3ConnectEmbedding, M3ConnectRerank, M3ConnectSparseEmbedding, M3ConnectVectorStore
 
 from m3connect import MemoryStore
@@ -161,6 +161,14 @@ def test_a_component_with_an_encoder_takes_it_along(kind) -> None:
     travelled = pickle.loads(pickle.dumps(component))
     assert travelled.fingerprint == "mine"
     assert travelled.encode_texts(["a"]).dense.tolist() == component.encode_texts(["a"]).dense.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_component_does_not_travel_without_its_encoder(kind) -> None:
+    component = kind(encoder=WaitingEncoder())
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(component)
+    assert isinstance(component.encoder, WaitingEncoder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
