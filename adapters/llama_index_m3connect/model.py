@@ -55,7 +55,7 @@ class ModelSettings(BaseModel):
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Refuse to travel without the encoder, which LlamaIndex would leave behind, and take from us, with a warning."""
+        """Refuse to travel without the encoder, which LlamaIndex would drop, here too, with a warning."""
         encoder = self.encoder
         state = super().__getstate__()
         if "encoder" not in state["__dict__"]:
