@@ -14,6 +14,7 @@ LIBRARIES = {
     "m3connect_edge": ("qdrant_edge", "qdrant-edge"),
     "m3connect_milvus": ("pymilvus", "milvus"),
     "langchain_m3connect": ("langchain_core", "langchain"),
+    "llama_index_m3connect": ("llama_index", "llama-index"),
 }
 
 
