@@ -1,5 +1,10 @@
-"""The command line: `m3connect index`, `search`, `encode`, `info`, `demo`."""
+"""The command line: `m3connect index`, `search`, `encode`, `info`, `demo`, `evaluate`, `mine`."""
 
 from m3connect.cli.commands import app, main
+from m3connect.cli.evaluation import evaluate_command
+from m3connect.cli.mining import mine_command
+
+app.command(name="evaluate")(evaluate_command)
+app.command(name="mine")(mine_command)
 
 __all__ = ["app", "main"]

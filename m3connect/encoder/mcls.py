@@ -73,5 +73,5 @@ def mean_cls(hidden: Tensor, lengths: tuple[int, ...], every: int) -> Tensor:
         [n, d] means.
     """
     kept = is_cls(lengths, every)
-    counts = [int(part.sum()) for part in kept.split(lengths)]
-    return torch.stack([states.mean(dim=0) for states in hidden[kept].split(counts)])
+    counts = [int(part.sum()) for part in torch.split(kept, list(lengths))]
+    return torch.stack([states.mean(dim=0) for states in torch.split(hidden[kept], counts)])

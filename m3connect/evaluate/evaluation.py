@@ -17,7 +17,7 @@ from m3connect.evaluate.metrics import (
     parse_measures,
     per_query,
 )
-from m3connect.evaluate.modes import MODES, Mode, Protocol, Weights, fuse, run_modes, search_legs
+from m3connect.evaluate.modes import MODES, SUMS, Mode, Protocol, Weights, fuse, run_modes, search_legs
 from m3connect.evaluate.runs import Run
 from m3connect.evaluate.tokens import KeepingEncoder, TokenVectors
 from m3connect.evaluate.tuning import Tuned, tune
@@ -66,7 +66,7 @@ class Evaluation:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What was evaluated and how, as JSON can hold it."""
 
-    tuned: Mapping[Mode, Tuned] = field(default_factory=dict)
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -139,9 +139,7 @@ def evaluate(
         protocol=protocol,
         progress=progress,
     )
-    tuned = {
-        mode: tune(legs, dev, mode, measure=names[0]) for mode in ("dense_sparse", "all") if dev and mode in chosen
-    }
+    tuned = {mode: tune(legs, dev, mode, measure=names[0]) for mode in SUMS if dev and mode in chosen}
     found: dict[str, Run] = {MODES[mode]: run for mode, run in run_modes(legs, chosen, weights=weights).items()}
     found |= {f"{MODES[mode]}, tuned": fuse(legs, mode, weights=best.weights) for mode, best in tuned.items()}
     found |= dict(runs or {})
@@ -160,7 +158,7 @@ def evaluate(
         "rerank depth": protocol.rerank_depth,
         "missing": protocol.missing,
     }
-    return Evaluation(dataset, score_runs(found, dataset.qrels, names), facts, tuned)
+    return Evaluation(dataset, score_runs(found, dataset.qrels, names), facts, dict(tuned.items()))
 
 
 def score_runs(runs: Mapping[str, Run], qrels: Qrels, measures: Iterable[str] = MEASURES) -> tuple[Row, ...]:

@@ -21,7 +21,7 @@ from m3connect.fusion import RRF, Dense, Fusion, Leg, Sparse, Weighted, weighted
 from m3connect.scoring import HYBRID_WEIGHTS
 from m3connect.store import Hit, HybridStore
 
-__all__ = ["MODES", "LegRuns", "Mode", "Protocol", "fuse", "run_modes", "search_legs"]
+__all__ = ["MODES", "SUMS", "LegRuns", "Mode", "Protocol", "Sum", "Weights", "fuse", "run_modes", "search_legs"]
 
 Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all", "rrf"]
 Weights: TypeAlias = tuple[float, float, float]
@@ -35,6 +35,10 @@ MODES: dict[Mode, str] = {
     "rrf": "RRF",
 }
 """Names of the modes, in the order of the paper's tables."""
+
+Sum: TypeAlias = Literal["dense_sparse", "all"]
+SUMS: tuple[Sum, ...] = ("dense_sparse", "all")
+"""The modes that weigh legs."""
 
 _QUERIES_AT_A_TIME = 64
 
@@ -83,7 +87,7 @@ def search_legs(
     tokens: TokenVectors,
     *,
     modes: Iterable[Mode] = tuple(MODES),
-    protocol: Protocol = Protocol(),  # noqa: B008  # frozen
+    protocol: Protocol = Protocol(),  # frozen
     progress: bool = False,
 ) -> LegRuns:
     """Search everything that the modes need.
@@ -198,7 +202,7 @@ def run_modes(
 
 def fuse(
     legs: LegRuns,
-    mode: Literal["dense_sparse", "all"],
+    mode: Sum,
     *,
     weights: Weights,
     queries: Sequence[str] | None = None,

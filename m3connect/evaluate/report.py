@@ -16,7 +16,18 @@ from rich.text import Text
 from m3connect.evaluate.evaluation import Evaluation, Row
 from m3connect.evaluate.runs import write_run
 
-__all__ = ["facts_table", "language_table", "to_json", "tuned_table", "value_table", "write_chart", "write_folder"]
+__all__ = [
+    "facts_table",
+    "language_table",
+    "to_json",
+    "tuned_table",
+    "value_table",
+    "warnings",
+    "write_chart",
+    "write_folder",
+]
+
+_MANY_EMPTY = 0.05
 
 _SURE = 0.05
 """A p-value below this is marked."""
@@ -89,6 +100,20 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         },
         "tuned": {mode: asdict(tuned) for mode, tuned in evaluation.tuned.items()},
     }
+
+
+def warnings(evaluation: Evaluation) -> Iterator[str]:
+    """Say what makes figures mean something else than they seem to."""
+    facts = evaluation.facts
+    empty = facts.get("empty sparse queries", 0.0)
+    if empty > _MANY_EMPTY:
+        yield f"{100 * empty:.0f} % of the queries have an empty sparse vector: the sparse head may be dead"
+    if facts.get("documents in the store", 0) > facts.get("documents", 0):
+        yield "the store holds other documents too; they can be found, and count as wrong"
+    if facts.get("documents set aside"):
+        yield f"{facts['documents set aside']} documents were set aside: they cannot be found"
+    if facts.get("documents cut"):
+        yield f"{facts['documents cut']} documents were longer than what is read: their ends cannot be found"
 
 
 def write_folder(evaluation: Evaluation, folder: str | Path) -> list[Path]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
 import numpy as np
 
 from m3connect.evaluate.data import Qrels
 from m3connect.evaluate.metrics import mean, per_query
-from m3connect.evaluate.modes import LegRuns, Weights, fuse
+from m3connect.evaluate.modes import LegRuns, Sum, Weights, fuse
 
 __all__ = ["GRID", "Tuned", "split_queries", "tune"]
 
-GRID = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+GRID = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Weights of a leg that are tried beside 1 for dense; only their ratios change an order."""
 
 
@@ -36,7 +35,7 @@ class Tuned:
 def tune(
     legs: LegRuns,
     qrels: Qrels,
-    mode: Literal["dense_sparse", "all"],
+    mode: Sum,
     *,
     measure: str = "nDCG@10",
     grid: Iterable[float] = GRID,
