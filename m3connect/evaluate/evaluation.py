@@ -124,12 +124,12 @@ def evaluate(
     """
     chosen, names = _check_modes(modes), list(measures)
     parse_measures(names)
+    dev = None if dev is None else _without(dev, dataset.qrels)
     store = MemoryStore(dim=encoder.dim) if store is None else store
     reranks = bool({"multi_vector", "all"} & set(chosen))
     keeping = KeepingEncoder(encoder, max_length=max_length, keeps=reranks and not store.multi_vector)
     report = ingest(keeping, store, dataset.documents, progress=progress)
-    dev = {query: dict(judged) for query, judged in (dev or {}).items() if query not in dataset.qrels}
-    asked = {query: dataset.queries[query] for query in [*dataset.qrels, *dev]}
+    asked = {query: dataset.queries[query] for query in [*dataset.qrels, *(dev or ())]}
     batch = keeping.encode(list(asked.values()), multi_vector=True)
     legs = search_legs(
         store,
@@ -188,3 +188,10 @@ def _check_modes(modes: Iterable[Mode]) -> list[Mode]:
     if unknown or not wanted:
         raise ValueError(f"modes must be some of {', '.join(MODES)}, but are {wanted}")
     return [mode for mode in MODES if mode in wanted]
+
+
+def _without(dev: Qrels, test: Qrels) -> Qrels:
+    left = {query: judged for query, judged in dev.items() if query not in test}
+    if not left:
+        raise ValueError("no dev queries are left to tune weights on: those given are test queries too, or none")
+    return left
