@@ -130,7 +130,7 @@ def evaluate(
     keeping = KeepingEncoder(encoder, max_length=max_length, keeps=reranks and not store.multi_vector)
     report = ingest(keeping, store, dataset.documents, progress=progress)
     asked = {query: dataset.queries[query] for query in [*dataset.qrels, *(dev or ())]}
-    batch = keeping.encode(list(asked.values()), multi_vector=True)
+    batch = keeping.encode(list(asked.values()), multi_vector=reranks)
     legs = search_legs(
         store,
         {query: batch[i] for i, query in enumerate(asked)},
@@ -142,7 +142,7 @@ def evaluate(
     tuned = {mode: tune(legs, dev, mode, measure=names[0]) for mode in SUMS if dev and mode in chosen}
     found: dict[str, Run] = {MODES[mode]: run for mode, run in run_modes(legs, chosen, weights=weights).items()}
     found |= {f"{MODES[mode]}, tuned": fuse(legs, mode, weights=best.weights) for mode, best in tuned.items()}
-    found |= dict(runs or {})
+    found |= _checked_runs(runs or {}, found)
     facts = {
         "dataset": dataset.name,
         "documents": len(dataset.documents),
@@ -188,6 +188,13 @@ def _check_modes(modes: Iterable[Mode]) -> list[Mode]:
     if unknown or not wanted:
         raise ValueError(f"modes must be some of {', '.join(MODES)}, but are {wanted}")
     return [mode for mode in MODES if mode in wanted]
+
+
+def _checked_runs(runs: Mapping[str, Run], ours: Iterable[str]) -> dict[str, Run]:
+    taken = {name.casefold() for name in ours} & {name.casefold() for name in runs}
+    if taken:
+        raise ValueError(f"a run is called {', '.join(sorted(taken))}, as a row of ours is: give it another name")
+    return dict(runs)
 
 
 def _without(dev: Qrels, test: Qrels) -> Qrels:

@@ -13,8 +13,8 @@ from m3connect.store import Document, Encoder, HybridStore
 __all__ = ["KeepingEncoder", "TokenVectors", "score_pairs"]
 
 _KEPT_BYTES = 2 * 2**30
-_CHUNK_CHARACTERS = 200_000
-"""Documents whose token vectors are fetched or made together: some 50,000 tokens, 200 MB at BGE-M3's size."""
+_CHUNK_CHARACTERS = 100_000
+"""Of documents whose token vectors are in memory together: some 25,000 tokens, 100 MB at BGE-M3's size."""
 
 _PRODUCT_FLOATS = 2**23
 """The largest product of document tokens and query tokens at a time: 32 MB."""
@@ -52,13 +52,20 @@ class KeepingEncoder:
         self, texts: Sequence[str], *, multi_vector: bool = False, max_length: int | None = None
     ) -> M3Embeddings:
         """Encode texts as the encoder does."""
-        keeps = self._room > 0 and not multi_vector
-        batch = self._encoder.encode(
-            texts, multi_vector=multi_vector or keeps, max_length=max_length or self._max_length
-        )
-        if keeps:
+        limit = max_length or self._max_length
+        if multi_vector or self._room <= 0 or not len(texts):
+            batch = self._encoder.encode(texts, multi_vector=multi_vector, max_length=limit)
+        else:
+            parts = [self._encode_part(texts[span], limit) for span in _spans([len(text) for text in texts])]
+            batch = M3Embeddings.concatenate(parts)
+        return replace(batch, fingerprint=self.fingerprint)
+
+    def _encode_part(self, texts: Sequence[str], limit: int | None) -> M3Embeddings:
+        """Encode texts that are few enough for their token vectors to be in memory together."""
+        batch = self._encoder.encode(texts, multi_vector=self._room > 0, max_length=limit)
+        if batch.multi_vector is not None:
             self._keep(texts, batch)
-        return replace(batch, multi_vector=batch.multi_vector if multi_vector else None, fingerprint=self.fingerprint)
+        return replace(batch, multi_vector=None)
 
     def token_vectors(self, texts: Sequence[str]) -> list[FloatArray]:
         """Return the token vectors of texts, kept ones without work."""
@@ -94,7 +101,8 @@ class TokenVectors:
 
     def of(self, documents: Sequence[Document]) -> Iterator[tuple[str, FloatArray]]:
         """Walk over documents with their token vectors [t, d]; one chunk of them is in memory at a time."""
-        for chunk in _chunks(documents):
+        for span in _spans([len(document.text) for document in documents]):
+            chunk = documents[span]
             if self._store.multi_vector:
                 ids = [document.id for document in chunk]
                 vectors: Sequence[FloatArray] = self._store.get_embeddings(ids).require_multi_vector()
@@ -149,14 +157,13 @@ def _groups(wanted: IntArray, queries: Sequence[FloatArray], tokens: int) -> Ite
         yield group
 
 
-def _chunks(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    chunk: list[Document] = []
-    characters = 0
-    for document in documents:
-        if chunk and characters + len(document.text) > _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-        chunk.append(document)
-        characters += len(document.text)
-    if chunk:
-        yield chunk
+def _spans(characters: Sequence[int]) -> Iterator[slice]:
+    """Cut texts of these lengths into chunks; a longer text is one of its own."""
+    start = total = 0
+    for i, count in enumerate(characters):
+        if i > start and total + count > _CHUNK_CHARACTERS:
+            yield slice(start, i)
+            start, total = i, 0
+        total += count
+    if start < len(characters):
+        yield slice(start, len(characters))

@@ -203,6 +203,21 @@ def test_token_vectors_that_do_not_fit_are_made_again(folder):
     assert [len(call) for call in inner.calls] == [len(texts) - 2], "two texts of five words each fit"
 
 
+def test_long_documents_are_encoded_in_small_parts_while_token_vectors_are_kept(monkeypatch):
+    monkeypatch.setattr("m3connect.evaluate.tokens._CHUNK_CHARACTERS", 20)
+    inner, texts = FakeEncoder(), ["one two three four five six", "short", "shorter", "a b c d e f g h i j k"]
+    keeping = KeepingEncoder(inner)
+    batch = keeping.encode(texts)
+    assert inner.calls == [texts[:1], texts[1:3], texts[3:]]
+    np.testing.assert_array_equal(batch.dense, FakeEncoder().encode(texts).dense)
+    assert len(keeping.encode([])) == 0
+
+
+def test_a_run_cannot_take_the_name_of_a_row(folder):
+    with pytest.raises(ValueError, match="a run is called dense"):
+        evaluate(FakeEncoder(), read_dataset(folder), modes=["dense"], runs={"dense": {}})
+
+
 def test_pairs_score_like_a_loop_whatever_the_groups(monkeypatch):
     generator = np.random.default_rng(0)
     queries = [generator.normal(size=(n, 8)).astype(np.float32) for n in (3, 0, 5, 1)]
