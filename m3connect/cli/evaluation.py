@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def evaluate_command(
         str | None,
         typer.Option(metavar="SPEC", callback=check_store, help="Search in this store. Default: exactly, in memory."),
     ] = None,
-    collection: Annotated[str | None, typer.Option(help="In the store. Default: evaluate- and the set's name.")] = None,
+    collection: Annotated[str | None, typer.Option(help="In the store. Default: evaluate_ and the set's name.")] = None,
     multi_vector: Annotated[
         bool | None, typer.Option(help="Store token vectors too, where the store can.", show_default=False)
     ] = None,
@@ -100,7 +101,7 @@ def evaluate_command(
     dataset, dev = _split(read_dataset(folder, split=split), folder, dev_split, dev_share)
     others = {path.name.removesuffix(".gz").removesuffix(".run"): read_run(path) for path in run or []}
     encoder = load_encoder(model) if mcls is None else _with_mcls(model, mcls)
-    with _opened(store, collection or f"evaluate-{dataset.name}", encoder.dim, multi_vector) as opened:
+    with _opened(store, collection or _collection_for(dataset.name), encoder.dim, multi_vector) as opened:
         evaluation = evaluate(
             encoder,
             dataset,
@@ -134,6 +135,11 @@ def _split(
         dev, test = split_queries(dataset.qrels, dev_share)
         return dataset.judged_by(test), dev
     return dataset, None if dev_split is None else read_dataset(folder, split=dev_split).qrels
+
+
+def _collection_for(name: str) -> str:
+    """Return a name that every database takes: letters, digits and underscores."""
+    return "evaluate_" + re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 @contextmanager

@@ -83,14 +83,18 @@ def test_weights_are_tuned_on_another_split(run, folder):
     assert "Dense+Sparse, tuned" in shown.stdout
 
 
-def test_a_store_is_filled_once_and_keeps_the_set(run, folder, tmp_path):
-    require("m3connect_qdrant", "qdrant_client", extra="qdrant")
-    arguments = (folder, "--json", "--store", f"qdrant:{tmp_path / 'index'}")
+@pytest.mark.parametrize("kind", ["qdrant", "milvus", "edge"])
+def test_a_store_is_filled_once_and_keeps_the_set(run, folder, tmp_path, kind):
+    library = {"qdrant": "qdrant_client", "milvus": "milvus_lite", "edge": "qdrant_edge"}[kind]
+    require(f"m3connect_{kind}", library, extra="all")
+    folder = folder.rename(tmp_path / "a small-set")
+    place = tmp_path / ("index.db" if kind == "milvus" else "index")
+    arguments = (folder, "--json", "--store", f"{kind}:{place}")
     first, second = run(*arguments), run(*arguments)
     assert first.exit_code == 0, first.output
     assert first.stdout == second.stdout
     record = json.loads(first.stdout)
-    assert record["facts"]["store"] == "evaluate-small"
+    assert record["facts"]["store"].endswith("evaluate_a_small_set")
     assert record["facts"]["documents in the store"] == len(CORPUS)
     exact = json.loads(run(folder, "--json").stdout)
     for name, row in exact["rows"].items():
