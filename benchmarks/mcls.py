@@ -27,7 +27,7 @@ from m3connect.evaluate import Dataset, Row, evaluate, paired_test, read_dataset
 MEASURE = "nDCG@10"
 PLAIN = "one <s>"
 
-console = Console()
+console = Console(width=100)
 
 
 def dense_row(dataset: Dataset, model: str, every: int | None, max_length: int | None) -> tuple[Row, float]:
@@ -54,7 +54,7 @@ def compare(dataset: Dataset, model: str, everies: list[int], max_length: int | 
 def table(results: dict[str, dict[str, Any]]) -> Table:
     """Show a row a set and way."""
     shown = Table(box=box.SIMPLE_HEAD)
-    for name in ("set", "way", MEASURE, "Recall@5", "difference", "p", "better/worse", "seconds"):
+    for name in ("set", "way", MEASURE, "Recall@5", "+/-", "p", "up/down", "s"):
         shown.add_column(name, justify="left" if name in ("set", "way") else "right")
     for name, ways in results.items():
         for way, found in ways.items():
