@@ -167,7 +167,7 @@ def write_chart(evaluation: Evaluation, path: str | Path) -> None:
     axes.set_ylim(0, 105)
     axes.set_ylabel("percent")
     axes.set_title(f"{evaluation.facts.get('dataset', '')}: {len(evaluation.dataset.qrels)} queries")
-    axes.legend(fontsize=8, ncols=3)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=4)
     figure.savefig(path)
 
 
