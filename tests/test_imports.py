@@ -17,6 +17,8 @@ import m3connect
 LAYERS: list[set[str]] = [
     {"_version", "errors"},
     {"embeddings"},
+    {"token_rows"},
+    {"maxsim"},
     {"scoring", "fusion", "filters"},
     {"store"},
     {"search", "token_store", "chunking", "encoding"},
@@ -36,6 +38,7 @@ CORE = set.union(*LAYERS)
 
 LIBRARIES: dict[str, set[str]] = {
     "ingestion": {"tenacity", "tqdm"},
+    "maxsim": {"torch"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "train": {"matplotlib", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
