@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"maxsim"},
     {"scoring", "fusion", "filters"},
     {"store"},
+    {"token_entries", "token_file"},
     {"search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base", "foreign"},
@@ -39,6 +40,7 @@ CORE = set.union(*LAYERS)
 LIBRARIES: dict[str, set[str]] = {
     "ingestion": {"tenacity", "tqdm"},
     "maxsim": {"torch"},
+    "token_file": {"lmdb"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "train": {"matplotlib", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
