@@ -15,11 +15,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TextIO, TypeVar
 
 from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
 from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint, document_problem
+
+if TYPE_CHECKING:
+    from m3connect.token_store import TokenStore
 
 __all__ = ["IngestReport", "Rejected", "ingest"]
 
@@ -83,11 +86,15 @@ def ingest(
     retry_seconds: float = 60,
     rejects: str | Path | None = None,
     progress: bool = False,
+    token_store: TokenStore | None = None,
 ) -> IngestReport:
     """Encode documents and store them; run again after an interruption, it goes on where it stopped.
 
     A document that is already stored with the same text, metadata and parent is passed over, so a second run over the
     same documents encodes nothing. A bad document is set aside with its reason, and the rest goes in.
+
+    With a token store, batches have their token vectors in memory, 4 KB a token at BGE-M3's size: where texts have
+    thousands of tokens, ask for a smaller `batch_size`.
 
     Args:
         encoder: what turns texts into embeddings.
@@ -99,6 +106,8 @@ def ingest(
             (`Store.is_transient`), waiting longer each time; 0 never tries again.
         rejects: a file to which every document that was set aside is added with its reason, one JSON object a line.
         progress: show a progress bar.
+        token_store: where token vectors go too, from the same pass, before their documents are stored; a stored
+            document that it lacks is encoded and stored again.
 
     Returns:
         What became of every document.
@@ -127,12 +136,14 @@ def ingest(
     check_fingerprint(store.fingerprint, encoder.fingerprint, name=store.name)
     if store.dim != encoder.dim:
         raise CollectionMismatchError(f"the store has dimension {store.dim}, but the encoder makes {encoder.dim}")
+    if token_store is not None:
+        token_store.check_writable(encoder.fingerprint)
     started = time.perf_counter()
     opened: AbstractContextManager[TextIO | None] = nullcontext()
     if rejects is not None:
         opened = Path(rejects).open("a", encoding="utf-8")
     with opened as file, tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
-        pipeline = _Pipeline(encoder, store, uploaders, retry_seconds, file)
+        pipeline = _Pipeline(encoder, store, uploaders, retry_seconds, file, token_store)
         for batch in pipeline.run(_batches(documents, batch_size)):
             bar.update(len(batch))
     report = pipeline.report
@@ -158,7 +169,13 @@ class _Pipeline:
     """Batches on their way: one is encoded here while others are written by threads."""
 
     def __init__(
-        self, encoder: Encoder, store: HybridStore, uploaders: int, retry_seconds: float, rejects: TextIO | None
+        self,
+        encoder: Encoder,
+        store: HybridStore,
+        uploaders: int,
+        retry_seconds: float,
+        rejects: TextIO | None,
+        token_store: TokenStore | None,
     ) -> None:
         self.report = IngestReport()
         self._encoder = encoder
@@ -166,6 +183,7 @@ class _Pipeline:
         self._uploaders = uploaders
         self._retry_seconds = retry_seconds
         self._rejects = rejects
+        self._token_store = token_store
         self._older: set[str] = set()
         """Documents on their way that replace what is stored."""
         self._under_way: deque[tuple[Future[float], dict[str, str], M3Embeddings]] = deque()
@@ -201,10 +219,20 @@ class _Pipeline:
         known = self.retrying(self._store.fingerprints, list(latest)) if latest else {}
         for _, written, _ in self._under_way:
             known |= {name: fingerprint for name, fingerprint in written.items() if name in latest}
-        changed = [entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint]
+        lacking = self._without_tokens([document for _, document in latest.values()])
+        changed = [
+            entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint or name in lacking
+        ]
         self.report.unchanged += len(latest) - len(changed)
         self._older |= {document.id for _, document in changed if document.id in known}
         return changed
+
+    def _without_tokens(self, documents: Sequence[Document]) -> set[str]:
+        """Return the ids of documents that the token store lacks, and that are not on their way into it."""
+        if self._token_store is None:
+            return set()
+        missing = self._token_store.missing(documents, fingerprint=self._encoder.fingerprint)
+        return {document.id for document in missing}.difference(*(written for _, written, _ in self._under_way))
 
     def _send(self, entries: _Entries, pool: ThreadPoolExecutor) -> None:
         if not entries:
@@ -212,7 +240,8 @@ class _Pipeline:
         started = time.perf_counter()
         documents = [document for _, document in entries]
         embeddings = self._encoder.encode(
-            [document.text for document in documents], multi_vector=self._store.multi_vector
+            [document.text for document in documents],
+            multi_vector=self._store.multi_vector or self._token_store is not None,
         )
         self.report.seconds_encoding += time.perf_counter() - started
         problems = self._store.problems(documents, embeddings)
@@ -229,6 +258,8 @@ class _Pipeline:
 
     def _write(self, documents: Sequence[Document], embeddings: M3Embeddings) -> float:
         started = time.perf_counter()
+        if self._token_store is not None:  # first: what the store acknowledges has its token vectors
+            self._token_store.put(documents, embeddings)
         self.retrying(self._store.upsert, documents, embeddings)
         return time.perf_counter() - started
 

@@ -72,9 +72,13 @@ class TokenFile:
         Raises:
             ValueError: the file was opened to be read.
         """
+        self.check_writable()
+        return self._run(work, write=True)
+
+    def check_writable(self) -> None:
+        """Raise a ValueError where the file was opened to be read."""
         if self.readonly:
             raise ValueError(f"the token store at {self.path} was opened with readonly=True: open it without to write")
-        return self._run(work, write=True)
 
     def used_bytes(self) -> int:
         """Return the bytes of the pages that hold something."""

@@ -184,6 +184,16 @@ class TokenStore:
 
         return self._file.read(read)
 
+    def check_writable(self, fingerprint: str | None) -> None:
+        """Refuse what `put` would refuse of every batch of an encoder.
+
+        Raises:
+            ValueError: the store is read-only.
+            CollectionMismatchError: another encoder filled it.
+        """
+        self._file.check_writable()
+        check_fingerprint(self.fingerprint, fingerprint, name=str(self.path))
+
     def delete(self, ids: Iterable[str]) -> None:
         """Remove entries, where they are; deleting a document from its store does not."""
         keys = [key_of(name) for name in check_ids(ids)]
