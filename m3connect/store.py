@@ -77,7 +77,7 @@ class Hit:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What turns texts into embeddings; `M3Encoder` is one."""
+    """What turns texts into embeddings; `M3Encoder` is one. Several threads may call it at the same time."""
 
     @property
     def dim(self) -> int:
