@@ -15,6 +15,7 @@ plain string match, whatever the key or value contains.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -49,6 +50,9 @@ Value: TypeAlias = str | bool | int | float
 _LARGEST_INT = 2**53
 _LONGEST_TOKEN = 96
 _DEEPEST = 64
+
+_quoted = json.JSONEncoder().encode
+"""`json.dumps` of a string without its detours: every document goes through here."""
 
 
 class Filter:
@@ -243,10 +247,12 @@ def tokens(metadata: Mapping[str, Any]) -> list[str]:
         if isinstance(value, list | tuple):
             found.add(_list_token(key))
             found.update(_member_token(key, member) for member in value if _is_value(member))
-        elif _is_value(value):
-            found.add(_scalar_token(key, value))
-        if value is not None and not (isinstance(value, list | tuple) and not value):
+            if value:
+                found.add(_presence_token(key))
+        elif value is not None:
             found.add(_presence_token(key))
+            if _is_value(value):
+                found.add(_scalar_token(key, value))
     return sorted(found)
 
 
@@ -255,6 +261,7 @@ def numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
     return {number_name(key): float(value) for key, value in metadata.items() if _is_number(value)}
 
 
+@functools.lru_cache(maxsize=1024)  # documents of a collection share their keys
 def number_name(key: str) -> str:
     """Return the name under which `numbers` keeps the value of a key.
 
@@ -303,19 +310,21 @@ def _deeper(*parts: Filter) -> int:
 
 
 def _scalar_token(key: str, value: Value) -> str:
-    return _token("=", f"{json.dumps(key)}:{_literal(value)}")
+    return _token("=", f"{_quoted(key)}:{_literal(value)}")
 
 
 def _member_token(key: str, value: Value) -> str:
-    return _token("~", f"{json.dumps(key)}:{_literal(value)}")
+    return _token("~", f"{_quoted(key)}:{_literal(value)}")
 
 
+@functools.lru_cache(maxsize=1024)
 def _list_token(key: str) -> str:
-    return _token("[", json.dumps(key))
+    return _token("[", _quoted(key))
 
 
+@functools.lru_cache(maxsize=1024)
 def _presence_token(key: str) -> str:
-    return _token("?", json.dumps(key))
+    return _token("?", _quoted(key))
 
 
 def _token(kind: str, fact: str) -> str:
@@ -325,9 +334,13 @@ def _token(kind: str, fact: str) -> str:
 
 
 def _literal(value: Value) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not value.is_integer():
+        return float.__repr__(value)
+    return int.__repr__(int(value))
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
@@ -335,11 +348,11 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _is_value(value: object) -> bool:
+    if isinstance(value, str | bool):
+        return True
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < _LARGEST_INT
-    return isinstance(value, str | bool)
+    return isinstance(value, int) and abs(value) < _LARGEST_INT
 
 
 def _ordered(value: float, op: str, bound: float) -> bool:

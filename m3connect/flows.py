@@ -17,6 +17,7 @@ from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
 from m3connect.filters import Filter, matches, split_exact
 from m3connect.fusion import Leg
+from m3connect.prepared import PreparedDocuments, prepare
 from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, SearchPlan, Step, search_flow
 from m3connect.store import (
     Document,
@@ -120,7 +121,7 @@ class StoreFlows(ABC):
         """Keep the fingerprint with the collection."""
 
     @abstractmethod
-    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+    def write(self, documents: PreparedDocuments, embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
         """Write documents, ids distinct; `only_new` leaves those alone whose id is taken."""
 
     @abstractmethod
@@ -190,17 +191,19 @@ class StoreFlows(ABC):
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool = False) -> Flow[None]:
         """Check, and write; of several documents with one id the last stays (the first where only new ones go in)."""
         yield from self.check_fingerprint(embeddings)
-        raise_problems(self.problems(documents, embeddings), documents)
-        if self.multi_vector and documents:
-            embeddings.require_multi_vector()
-        order = range(len(documents))
-        kept = {documents[i].id: i for i in (reversed(order) if only_new else order)}
-        rows = sorted(kept.values())
-        if not rows:
+        prepared = prepare(documents)
+        raise_problems(self.problems(prepared, embeddings), prepared)
+        if not prepared:
             return
+        if self.multi_vector:
+            embeddings.require_multi_vector()
+        order = range(len(prepared))
+        kept = {prepared[i].id: i for i in (reversed(order) if only_new else order)}
         yield from self._mark(embeddings.fingerprint)
-        chosen = embeddings if len(rows) == len(documents) else embeddings.take(rows)
-        yield from self.write([documents[i] for i in rows], chosen, only_new=only_new)
+        if len(kept) < len(prepared):
+            rows = sorted(kept.values())
+            prepared, embeddings = prepared.take(rows), embeddings.take(rows)
+        yield from self.write(prepared, embeddings, only_new=only_new)
 
     def _mark(self, fingerprint: str | None) -> Flow[None]:
         """Keep the fingerprint of the first embeddings that have one; of two that come together, one is refused."""

@@ -19,7 +19,8 @@ from typing import ParamSpec, TextIO, TypeVar
 
 from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
-from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint, document_problem
+from m3connect.prepared import PreparedDocuments, prepare
+from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint
 
 __all__ = ["IngestReport", "Rejected", "ingest"]
 
@@ -176,7 +177,7 @@ class _Pipeline:
         try:
             for batch in batches:
                 self._settle_done()
-                self._send(self._select(batch), pool)
+                self._send(*self._select(batch), pool)
                 yield batch
             self._settle(0)
         except BaseException as error:
@@ -188,40 +189,39 @@ class _Pipeline:
         finally:
             pool.shutdown()
 
-    def _select(self, batch: _Entries) -> _Entries:
+    def _select(self, batch: _Entries) -> tuple[_Entries, PreparedDocuments]:
         """Return what must be encoded: sound, the last of its id, and not stored as it is."""
-        latest: dict[str, tuple[int, Document]] = {}
-        for position, document in batch:
-            reason = document_problem(document)
-            if reason:
-                self._reject(position, document, reason)
+        prepared = prepare([document for _, document in batch])
+        latest: dict[str, int] = {}
+        for i, (position, document) in enumerate(batch):
+            if i in prepared.problems:
+                self._reject(position, document, prepared.problems[i])
                 continue
             self.report.replaced_in_batch += document.id in latest
-            latest[document.id] = position, document
+            latest[document.id] = i
         known = self.retrying(self._store.fingerprints, list(latest)) if latest else {}
         for _, written, _ in self._under_way:
             known |= {name: fingerprint for name, fingerprint in written.items() if name in latest}
-        changed = [entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint]
+        changed = [i for name, i in latest.items() if known.get(name) != prepared.fingerprints[i]]
         self.report.unchanged += len(latest) - len(changed)
-        self._older |= {document.id for _, document in changed if document.id in known}
-        return changed
+        self._older |= {name for name in (prepared[i].id for i in changed) if name in known}
+        return [batch[i] for i in changed], prepared.take(changed)
 
-    def _send(self, entries: _Entries, pool: ThreadPoolExecutor) -> None:
+    def _send(self, entries: _Entries, documents: PreparedDocuments, pool: ThreadPoolExecutor) -> None:
         if not entries:
             return
         started = time.perf_counter()
-        documents = [document for _, document in entries]
         embeddings = self._encoder.encode(
             [document.text for document in documents], multi_vector=self._store.multi_vector
         )
         self.report.seconds_encoding += time.perf_counter() - started
         problems = self._store.problems(documents, embeddings)
         for i, reason in sorted(problems.items()):
-            self._reject(entries[i][0], documents[i], reason)
+            self._reject(*entries[i], reason)
         if problems:
             good = [i for i in range(len(documents)) if i not in problems]
-            documents, embeddings = [documents[i] for i in good], embeddings.take(good)
-        names = {document.id: document.fingerprint for document in documents}
+            documents, embeddings = documents.take(good), embeddings.take(good)
+        names = {document.id: one for document, one in zip(documents, documents.fingerprints, strict=True)}
         again = any(names.keys() & written.keys() for _, written, _ in self._under_way)
         self._settle(0 if again else self._uploaders)  # two versions of a document must not race
         if documents:

@@ -57,15 +57,15 @@ def point_id(document_id: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def to_payload(document: Document) -> dict[str, Any]:
-    """Return the payload of a document's point; what `Document.fingerprint` hashes is what is stored."""
-    metadata = json.loads(json.dumps(dict(document.metadata)))
+def to_payload(document: Document, fingerprint: str) -> dict[str, Any]:
+    """Return the payload of a prepared document's point: its metadata is plain, and the fingerprint its own."""
+    metadata = document.metadata
     payload = {
         "id": document.id,
         "text": document.text,
         "metadata": metadata,
         "parent_id": document.parent_id,
-        "fingerprint": document.fingerprint,
+        "fingerprint": fingerprint,
         FILTER_TOKENS: filters.tokens(metadata),
         FILTER_NUMBERS: order_fields(metadata),
     }
@@ -101,13 +101,13 @@ def payload_id(payload: Mapping[str, Any] | None) -> str:
     return document_id
 
 
-def to_point(document: Document, embeddings: M3Embeddings, i: int, *, multi_vector: bool) -> Point:
-    """Return the point of a document, whose embeddings are row i.
+def to_point(payload: dict[str, Any], embeddings: M3Embeddings, i: int, *, multi_vector: bool) -> Point:
+    """Return the point of the document whose payload (`to_payload`) and row i these are.
 
     A vector without entries is left out: Qdrant takes no empty multi-vector.
     """
     legs: list[Leg] = ["dense", "sparse", "multi_vector"] if multi_vector else ["dense", "sparse"]
-    return Point(point_id(document.id), _vectors(embeddings, i, legs), to_payload(document))
+    return Point(point_id(payload["id"]), _vectors(embeddings, i, legs), payload)
 
 
 def to_vectors(name: str, embeddings: M3Embeddings, i: int, legs: Sequence[Leg]) -> PointVectors | None:

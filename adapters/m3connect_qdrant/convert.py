@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,18 +56,23 @@ def point_id(document_id: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def to_payload(document: Document, *, tenant_field: str | None = None) -> dict[str, Any]:
-    """Return the payload of a document's point; what `Document.fingerprint` hashes is what is stored.
+def to_payload(document: Document, fingerprint: str, *, tenant_field: str | None = None) -> dict[str, Any]:
+    """Return the payload of a prepared document's point.
 
     The tenant, where it is a string, a bool or a number, stands once more in a field of its own, for its index.
+
+    Args:
+        document: with plain metadata (`m3connect.prepared.prepare`).
+        fingerprint: its own.
+        tenant_field: the metadata key of its tenant.
     """
-    metadata = json.loads(json.dumps(dict(document.metadata)))
+    metadata = document.metadata
     payload = {
         "id": document.id,
         "text": document.text,
         "metadata": metadata,
         "parent_id": document.parent_id,
-        "fingerprint": document.fingerprint,
+        "fingerprint": fingerprint,
         FILTER_TOKENS: filters.tokens(metadata),
         FILTER_NUMBERS: filters.numbers(metadata),
     }
@@ -104,17 +108,17 @@ def payload_id(payload: Mapping[str, Any] | None) -> str:
     return document_id
 
 
-def to_point(payload: Mapping[str, Any], embeddings: M3Embeddings, i: int, *, multi_vector: bool) -> models.PointStruct:
+def to_point(payload: dict[str, Any], embeddings: M3Embeddings, i: int, *, multi_vector: bool) -> models.PointStruct:
     """Return the point of the document whose payload (`to_payload`) and row i these are.
 
     A vector without entries is left out: Qdrant takes no empty multi-vector.
     """
     legs: tuple[Leg, ...] = ("dense", "sparse", "multi_vector") if multi_vector else ("dense", "sparse")
-    return models.PointStruct(id=point_id(payload["id"]), vector=to_vectors(embeddings, i, legs), payload=dict(payload))
+    return models.PointStruct(id=point_id(payload["id"]), vector=to_vectors(embeddings, i, legs), payload=payload)
 
 
 def to_vectors(embeddings: M3Embeddings, i: int, legs: Sequence[Leg]) -> dict[str, Any]:
-    """Return row i as named vectors, those without entries left out."""
+    """Return row i as named vectors, those without entries left out; Qdrant takes no empty multi-vector."""
     vectors = {leg: to_vector(embeddings, i, leg) for leg in legs}
     return {leg: vector for leg, vector in vectors.items() if vector is not None}
 

@@ -99,7 +99,7 @@ def test_points_look_as_in_a_server_collection() -> None:
     qdrant = pytest.importorskip("m3connect_qdrant.convert")
     document = Document("a", "text", {"year": 1990, "tags": ["x"], "score": 0.5}, parent_id="p")
     assert convert.point_id("größe") == qdrant.point_id("größe")
-    assert convert.to_payload(document) == qdrant.to_payload(document)
+    assert convert.to_payload(document, "hash") == qdrant.to_payload(document, "hash")
 
 
 # -- searching --------------------------------------------------------------------------------------------------------

@@ -241,7 +241,8 @@ def test_an_old_server_gets_whole_rows_for_new_vectors() -> None:
         server = FakeServer(version)
         store = MilvusStore(server, "docs", dim=DIM, filter_fields={"year": "number"})  # type: ignore[arg-type]
         document, batch = random_documents(1)[0], random_embeddings(1, seed=1)
-        row = convert.to_row(document, convert.vector_rows(batch)[0], Columns({"year": "number"}))
+        vectors = convert.vector_rows(batch)[0]
+        row = convert.to_row(document, document.fingerprint, vectors, columns=Columns({"year": "number"}))
         read = {**row, "metadata": json.loads(row["metadata"]), "filter_numbers": json.loads(row["filter_numbers"])}
         server._query = lambda read=read, **_: [read]  # type: ignore[method-assign,misc]
         store.update_embeddings([document.id], random_embeddings(1, seed=2), legs=["sparse"])

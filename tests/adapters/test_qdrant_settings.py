@@ -247,5 +247,5 @@ def test_an_update_of_many_token_vectors_goes_in_several_requests(server: StandI
 
 
 def test_a_payload_without_tenant_has_no_field_for_it() -> None:
-    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"other": 1}), tenant_field="owner")
-    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"owner": "acme"}))
+    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"other": 1}), "hash", tenant_field="owner")
+    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"owner": "acme"}), "hash")
