@@ -310,11 +310,16 @@ def _deeper(*parts: Filter) -> int:
 
 
 def _scalar_token(key: str, value: Value) -> str:
-    return _token("=", f"{_quoted(key)}:{_literal(value)}")
+    return _token("=", f"{_quoted_key(key)}:{_literal(value)}")
 
 
 def _member_token(key: str, value: Value) -> str:
-    return _token("~", f"{_quoted(key)}:{_literal(value)}")
+    return _token("~", f"{_quoted_key(key)}:{_literal(value)}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _quoted_key(key: str) -> str:
+    return _quoted(key)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -131,7 +130,14 @@ def _row_problems(embeddings: M3Embeddings) -> dict[int, str]:
 
 def _copied(document: Document) -> Document:
     """Copy a document with its metadata as JSON gives it back: lists for tuples, plain numbers, nothing shared."""
-    metadata: dict[str, Any] = dict(document.metadata)
-    if not all(type(key) is str and type(value) in _PLAIN for key, value in metadata.items()):
-        metadata = json.loads(json.dumps(metadata))
-    return replace(document, metadata=metadata)
+    metadata: dict[str, Any] = {}
+    for key, value in document.metadata.items():
+        if type(key) is not str:
+            key = str.__str__(key)  # a member of an enumeration, for instance
+        if type(value) in _PLAIN:
+            metadata[key] = value
+        elif type(value) is list and all(type(member) in _PLAIN for member in value):
+            metadata[key] = value.copy()
+        else:
+            metadata[key] = json.loads(json.dumps(value))
+    return Document(document.id, document.text, metadata, document.parent_id)

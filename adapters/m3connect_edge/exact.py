@@ -70,5 +70,6 @@ def halves(value: float) -> tuple[int, int]:
 def _survives(value: object) -> bool:
     if isinstance(value, float):
         return survives(value)
-    members = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return all(_survives(member) for member in members)
+    if isinstance(value, Mapping):
+        return all(map(_survives, value.values()))
+    return not isinstance(value, list) or all(map(_survives, value))

@@ -186,7 +186,7 @@ class MilvusFlows(StoreFlows):
         fusion = plan.fusion
         if plan.candidates is None and plan.top_k <= MOST_HITS < plan.limit:
             plan = replace(plan, candidates=MOST_HITS)
-        if not isinstance(fusion, RRF) or plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
+        if plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
             return (yield from super().search(queries, plan, filter))
         check_queries(queries, dim=self.dim)
         yield from self.check_fingerprint(queries)
@@ -195,7 +195,9 @@ class MilvusFlows(StoreFlows):
             return (yield from super().search(queries, plan, filter))
         if not expressions:
             return [[] for _ in range(len(queries))]
-        return (yield from OneRequest(self.name, plan, fusion, expressions[0], self._settings).run(queries))
+        if isinstance(fusion, RRF):
+            return (yield from OneRequest(self.name, plan, fusion, expressions[0], self._settings).run(queries))
+        return (yield from requests.find_hits(self.name, queries, plan, expressions[0], self._settings))
 
     def find(
         self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection
