@@ -168,7 +168,10 @@ class StoreFlows(ABC):
 
     @abstractmethod
     def score(self, queries: M3Embeddings, leg: Leg, ids: Sequence[Sequence[str]]) -> Flow[list[dict[str, float]]]:
-        """Score named documents, one group of ids a query, exactly; what shares no token may be left out."""
+        """Score named documents, one group of ids a query, exactly; what shares no token may be left out.
+
+        The leg multi_vector is asked for where `scores_tokens` says so.
+        """
 
     @abstractmethod
     def describe(self) -> Flow[Mapping[str, Any]]:
@@ -185,6 +188,10 @@ class StoreFlows(ABC):
     def is_transient(self, error: BaseException) -> bool:
         """Say whether an error of the client may pass by itself: a timeout, a refused connection, too many requests."""
         return isinstance(error, ConnectionError | TimeoutError)
+
+    def scores_tokens(self, queries: M3Embeddings) -> bool:
+        """Say whether `score` takes the leg multi_vector for these queries; if not, token vectors are fetched."""
+        return False
 
     # What every store does with it.
 
@@ -268,7 +275,8 @@ class StoreFlows(ABC):
         check_queries(queries, dim=self.dim)
         yield from self.check_fingerprint(queries)
         selection = yield from self.select(filter)
-        steps = search_flow(queries, plan, multi_vector=self.multi_vector)
+        scores_tokens = self.scores_tokens(queries)
+        steps = search_flow(queries, plan, multi_vector=self.multi_vector, scores_tokens=scores_tokens)
         try:
             step = next(steps)
             while True:

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
-    {"prepared", "search", "token_store", "chunking"},
+    {"blame", "prepared", "search", "token_store", "chunking"},
     {"flows"},
     {"base"},
     {"memory", "ingestion", "retrieval"},

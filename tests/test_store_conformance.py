@@ -944,3 +944,17 @@ def test_a_query_whose_token_vectors_are_not_finite_is_refused(store: HybridStor
 def test_top_k_must_be_a_whole_number(store: HybridStore, top_k: object) -> None:
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         store.search(random_embeddings(1, seed=1), top_k=top_k)  # type: ignore[arg-type]
+
+
+def test_a_search_in_steps_reads_no_token_vectors_where_the_database_scores_them(
+    token_store: HybridStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(token_store, MemoryStore):
+        pytest.skip("the exact store computes everything here")
+    oracle = MemoryStore(dim=16, multi_vector=True)
+    fill([token_store, oracle], random_documents(30), random_embeddings(30, seed=1, multi_vector=True))
+    flows: Any = token_store._flows  # type: ignore[attr-defined]
+    monkeypatch.setattr(flows, "fetch_token_vectors", None)
+    queries = random_embeddings(3, seed=2, multi_vector=True)
+    for fusion in (Weighted(multi_vector=1), Weighted(multi_vector=1, missing="zero"), RRF()):
+        assert_same_search(token_store, oracle, queries, fusion=fusion, offset=2, with_scores=True)

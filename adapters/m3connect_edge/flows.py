@@ -189,6 +189,10 @@ class EdgeFlows(StoreFlows):
         answers = yield from _query([asking.id_request(leg, queries, i, group) for i, group in enumerate(ids)])
         return [asking.scores_of(leg, queries, i, points) for i, points in enumerate(answers)]
 
+    def scores_tokens(self, queries: M3Embeddings) -> bool:
+        """Edge takes queries of any length."""
+        return True
+
     def describe(self) -> Flow[Mapping[str, Any]]:
         """Ask the shard."""
         info = yield Call("info")

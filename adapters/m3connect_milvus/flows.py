@@ -21,7 +21,7 @@ from m3connect.store import Document, Hit, Selection, check_queries
 from m3connect_milvus import convert, requests
 from m3connect_milvus.convert import DOCUMENT_FIELDS, Row
 from m3connect_milvus.filters import one_of, to_expression
-from m3connect_milvus.hybrid import OneRequest, is_computed_exactly
+from m3connect_milvus.hybrid import OneRequest, is_computed_exactly, search_one_leg
 from m3connect_milvus.schema import FINGERPRINT_PROPERTY, Layout, marker, properties_of
 from m3connect_milvus.settings import MilvusSettings
 
@@ -183,7 +183,6 @@ class MilvusFlows(StoreFlows):
 
     def search(self, queries: M3Embeddings, plan: SearchPlan, filter: Filter | None) -> Flow[list[list[Hit]]]:
         """Leave the whole search to Milvus where it computes exactly what we mean, and fuse here where not."""
-        fusion = plan.fusion
         if plan.candidates is None and plan.top_k <= MOST_HITS < plan.limit:
             plan = replace(plan, candidates=MOST_HITS)
         if plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
@@ -195,9 +194,9 @@ class MilvusFlows(StoreFlows):
             return (yield from super().search(queries, plan, filter))
         if not expressions:
             return [[] for _ in range(len(queries))]
-        if isinstance(fusion, RRF):
-            return (yield from OneRequest(self.name, plan, fusion, expressions[0], self._settings).run(queries))
-        return (yield from requests.find_hits(self.name, queries, plan, expressions[0], self._settings))
+        if isinstance(plan.fusion, RRF):
+            return (yield from OneRequest(self.name, plan, plan.fusion, expressions[0], self._settings).run(queries))
+        return (yield from search_one_leg(self.name, queries, plan, expression=expressions[0], settings=self._settings))
 
     def find(
         self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection

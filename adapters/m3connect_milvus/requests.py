@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from m3connect_milvus.convert import Row, scores_from_hits
 from m3connect_milvus.filters import both, literal, one_of
 from m3connect_milvus.settings import MilvusSettings
 
-__all__ = ["Weights", "count", "fetch", "find", "groups", "next_ids"]
+__all__ = ["LegSearch", "Weights", "count", "fetch", "find", "groups", "next_ids"]
 
 Weights: TypeAlias = Mapping[int, float]
 
@@ -77,29 +78,65 @@ def find(
         expressions: each is searched by itself, and the best of all are kept; "" is everything.
         settings: how to search.
     """
-    sparse: Sequence[Weights | None] = queries.sparse.to_dicts() if leg == "sparse" else [None] * len(queries)
+    asking = LegSearch(name, leg, limit, settings)
+    sparse = _sparse_queries(queries, leg)
     found: list[dict[str, float]] = [{} for _ in sparse]
-    asked = [i for i, weights in enumerate(sparse) if weights is None or weights]
-    dense = queries.dense.astype(np.float16 if settings.half_precision else np.float32, copy=False)
     for expression in expressions:
-        for start in range(0, len(asked), QUERIES_A_REQUEST):
-            positions = asked[start : start + QUERIES_A_REQUEST]
-            answers = yield Call(
-                "search",
-                {
-                    "collection_name": name,
-                    "data": [dense[i] if leg == "dense" else sparse[i] for i in positions],
-                    "anns_field": leg,
-                    "filter": expression,
-                    "limit": limit,
-                    "output_fields": ["id"],  # left out, Lite would send everything, vectors too
-                    "search_params": settings.search_params(leg, limit),
-                    "consistency_level": settings.consistency,
-                },
-            )
-            for i, hits in zip(positions, answers, strict=True):
-                found[i] |= scores_from_hits(hits, sparse[i])
+        answers = yield from asking.run(queries, expression)
+        for i, hits in enumerate(answers):
+            found[i] |= scores_from_hits(hits, sparse[i])
     return [_best(scores, limit) for scores in found] if len(expressions) > 1 else found
+
+
+@dataclass(frozen=True, slots=True)
+class LegSearch:
+    """The search of one leg."""
+
+    name: str
+    """The collection's."""
+
+    leg: Leg
+    limit: int
+    """The most hits a query gets."""
+
+    settings: MilvusSettings
+    fields: Sequence[str] = ("id",)
+    """What comes with a hit; left out, Lite would send everything, vectors too."""
+
+    step: int = QUERIES_A_REQUEST
+    """The most queries in one request."""
+
+    def run(self, queries: M3Embeddings, expression: str) -> Flow[list[Sequence[Mapping[str, Any]]]]:
+        """Return each query's hits; a query without weights is not sent to the sparse leg, and has none."""
+        sparse = _sparse_queries(queries, self.leg)
+        dense = queries.dense.astype(np.float16 if self.settings.half_precision else np.float32, copy=False)
+        found: list[Sequence[Mapping[str, Any]]] = [[] for _ in sparse]
+        asked = [i for i, weights in enumerate(sparse) if weights is None or weights]
+        for start in range(0, len(asked), self.step):
+            positions = asked[start : start + self.step]
+            answers = yield self._call([dense[i] if self.leg == "dense" else sparse[i] for i in positions], expression)
+            for i, hits in zip(positions, answers, strict=True):
+                found[i] = hits
+        return found
+
+    def _call(self, data: list[Any], expression: str) -> Call:
+        return Call(
+            "search",
+            {
+                "collection_name": self.name,
+                "data": data,
+                "anns_field": self.leg,
+                "filter": expression,
+                "limit": self.limit,
+                "output_fields": list(self.fields),
+                "search_params": self.settings.search_params(self.leg, self.limit),
+                "consistency_level": self.settings.consistency,
+            },
+        )
+
+
+def _sparse_queries(queries: M3Embeddings, leg: Leg) -> Sequence[Weights | None]:
+    return queries.sparse.to_dicts() if leg == "sparse" else [None] * len(queries)
 
 
 def groups(ids: Sequence[str], *, most: int | None = None) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from m3connect_qdrant.convert import FILTER_NUMBERS, FILTER_TENANT, FILTER_TOKEN
 from m3connect_qdrant.flows import QdrantFlows
 from m3connect_qdrant.settings import QdrantSettings, changed
 
-__all__ = ["Opening", "open_collection"]
+__all__ = ["Opening", "open_collection", "say_once"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def open_collection(wanted: Opening, *, server: bool) -> Flow[QdrantFlows]:
         CollectionNotFoundError: there is none, and none may be made.
     """
     if not server and wanted.ignored_locally():
-        logger.warning("Qdrant's local mode ignores %s: a server does not", ", ".join(wanted.ignored_locally()))
+        say_once(f"Qdrant's local mode ignores {', '.join(wanted.ignored_locally())}: a server does not")
     if not (yield wanted.call("collection_exists")):
         yield from _create(wanted, server=server)
     info = yield wanted.call("get_collection")
@@ -85,6 +86,12 @@ def open_collection(wanted: Opening, *, server: bool) -> Flow[QdrantFlows]:
     )
     flows.fingerprint = marker.fingerprint
     return flows
+
+
+@functools.lru_cache(maxsize=64)
+def say_once(message: str) -> None:
+    """Log a warning that this process has not heard yet."""
+    logger.warning(message)
 
 
 def _create(wanted: Opening, *, server: bool) -> Flow[None]:

@@ -17,6 +17,7 @@ from store_checks import assert_same_search, fill, random_documents, random_embe
 from m3connect import RRF, Document, M3Embeddings, MemoryStore, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import field
+from m3connect.fusion import Dense, Fusion, Sparse
 from m3connect.prepared import prepare
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
@@ -169,6 +170,33 @@ def test_a_search_is_one_request_where_milvus_means_the_same(client: Recorder, s
     assert_same_search(store, oracle, random_embeddings(7, seed=2), **options)
     assert bool(client.made("hybrid_search")) == (case in FUSED_THERE and case != "nothing passes")
     assert bool(client.made("search")) == (case in FUSED_HERE)
+
+
+@pytest.mark.parametrize("fusion", [Dense(), Sparse()], ids=str)
+@pytest.mark.parametrize(
+    ("options", "reads"),
+    [
+        ({}, 0),
+        ({"filter": field("lang") != "de"}, 0),
+        ({"top_k": 150}, 0),
+        ({"with_scores": True}, 2),
+        ({"offset": 0}, 1),
+        ({"group_by_parent": True}, 1),
+        ({"min_scores": {}}, 0),
+        ({"top_k": 513}, 1),
+    ],
+    ids=str,
+)
+def test_one_leg_brings_its_documents_along_where_its_answer_is_the_list(
+    client: Recorder, store: MilvusStore, fusion: Fusion, options: dict[str, Any], reads: int
+) -> None:
+    oracle = MemoryStore(dim=DIM)
+    fill([store, oracle], random_documents(150), random_embeddings(150, seed=1))
+    queries = random_embeddings(7, seed=2)
+    queries = replace(queries, sparse=SparseRows.from_dicts([{}, *queries.sparse.to_dicts()[1:]]))
+    assert_same_search(store, oracle, queries, fusion=fusion, **options)
+    assert client.made("search")
+    assert len(client.made("query")) == reads
 
 
 def test_a_batch_of_queries_is_one_request(client: Recorder, store: MilvusStore) -> None:

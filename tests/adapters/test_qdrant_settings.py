@@ -16,7 +16,7 @@ from m3connect.filters import field
 
 pytest.importorskip("qdrant_client")
 
-from m3connect_qdrant import PROFILES, QdrantSettings, QdrantStore, VectorSettings, convert
+from m3connect_qdrant import PROFILES, QdrantSettings, QdrantStore, VectorSettings, convert, opening
 from m3connect_qdrant.filters import render
 from qdrant_client import QdrantClient, models
 from qdrant_stand_in import StandIn
@@ -114,6 +114,7 @@ def test_search_settings_are_those_of_whoever_searches(server: StandIn) -> None:
 
 def test_local_mode_says_once_what_it_ignores(caplog: pytest.LogCaptureFixture) -> None:
     client = QdrantClient(":memory:")
+    opening.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         store = QdrantStore(client, "docs", dim=16, profile="large", filter_fields=["year"], tenant_field="owner")
     (message,) = [record.getMessage() for record in caplog.records]
@@ -123,6 +124,7 @@ def test_local_mode_says_once_what_it_ignores(caplog: pytest.LogCaptureFixture) 
     caplog.clear()
     store.upsert(random_documents(5), random_embeddings(5, seed=1))
     QdrantStore(client, "docs")
+    QdrantStore(client, "others", dim=16, profile="large", filter_fields=["year"], tenant_field="owner")
     assert caplog.records == []
 
 
