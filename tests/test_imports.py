@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
-    {"blame", "prepared", "search", "token_store", "chunking"},
+    {"blame", "points", "prepared", "search", "token_store", "chunking"},
     {"flows"},
     {"base"},
     {"memory", "ingestion", "retrieval"},

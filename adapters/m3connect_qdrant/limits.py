@@ -77,7 +77,10 @@ def _payload_bound(documents: PreparedDocuments, i: int) -> int:
         return 0
     document = documents[i]
     facts = sum(2 + len(value) if isinstance(value, list) else 2 for value in document.metadata.values())
-    return documents.sizes[i] + 6 * len(document.id) + _FACT_SIZE * facts + 256
+    # Metadata with long floats is there as text too, where a quotation mark takes two bytes.
+    floats = any(isinstance(value, float | list | dict) for value in document.metadata.values())
+    twice = 2 * (documents.sizes[i] - len(document.text)) if floats else 0
+    return documents.sizes[i] + twice + 6 * len(document.id) + _FACT_SIZE * facts + 256
 
 
 def _payload_size(document: Document) -> int:

@@ -239,6 +239,28 @@ def test_metadata_is_stored_as_json_whatever_types_hold_it() -> None:
     assert payload["filter_numbers"] == {"n_score": 0.5}
 
 
+def test_floats_that_a_servers_json_reader_would_change_are_kept_as_text_too() -> None:
+    document = Document("a", "text", {"list": [0.9452706955539223], "deep": {"x": 1e300 / 3}, "short": 0.5})
+    payload = convert.to_payload(document, "hash")
+    assert convert.from_payload(payload | {"metadata": {"list": [0.94527069555392239], "short": 0.5}}) == document
+    assert "metadata_exact" not in convert.to_payload(replace(document, metadata={"short": 0.5, "n": 7}), "hash")
+    assert "metadata_exact" in convert.DOCUMENT_FIELDS
+
+
+def test_local_mode_gives_every_float_back(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).uniform(-1, 1, 2000).tolist()
+    document, batch = Document("a", "", {"x": numbers, "y": 1e-300 / 3}), encode([Document("a", "")])
+    folder = QdrantClient(path=str(tmp_path))
+    QdrantStore(folder, "docs", dim=DIM).upsert([document], batch)
+    folder.close()
+    again = QdrantClient(path=str(tmp_path))
+    stored = QdrantStore(again, "docs").get(["a"])
+    (record,), _ = again.scroll("docs")
+    again.close()
+    assert stored == [document]
+    assert (record.payload or {})["metadata"] == document.metadata, "without the text too"
+
+
 def test_sparse_entries_in_any_order_come_back_sorted() -> None:
     stored = {"dense": [1.0], "sparse": models.SparseVector(indices=[9, 2], values=[0.5, 0.25])}
     assert convert.from_vectors([stored], dim=1, multi_vector=False).sparse.to_dicts() == [{2: 0.25, 9: 0.5}]
