@@ -28,13 +28,16 @@ from typing import Any, Literal, TypeAlias, TypeGuard
 __all__ = [
     "And",
     "Field",
+    "FieldKind",
     "Filter",
+    "FilterFields",
     "HasToken",
     "Not",
     "NumberRange",
     "Or",
     "TextContains",
     "Value",
+    "declared_fields",
     "field",
     "is_exact",
     "matches",
@@ -46,6 +49,11 @@ __all__ = [
 
 Value: TypeAlias = str | bool | int | float
 """What a filter compares with: a string, a bool, an int below 2**53 in size, or a finite float."""
+
+FieldKind: TypeAlias = Literal["number", "str"]
+
+FilterFields: TypeAlias = Mapping[str, FieldKind] | Iterable[str]
+"""The metadata keys that filters ask for often, by what they hold; a list of keys means numbers."""
 
 _LARGEST_INT = 2**53
 _LONGEST_TOKEN = 96
@@ -210,6 +218,26 @@ def field(key: str) -> Field:
     if not isinstance(key, str) or not key or '"' in key or any(ord(char) < 32 or ord(char) == 127 for char in key):
         raise ValueError(f"a key is a non-empty string without double quotes and control characters, not {key!r}")
     return Field(key)
+
+
+def declared_fields(fields: FilterFields) -> dict[str, FieldKind]:
+    """Return declared metadata keys with what they hold.
+
+    Raises:
+        ValueError: a kind is unknown, a key cannot be one, or one string came instead of a list.
+
+    Example:
+        >>> declared_fields(["year"]) == declared_fields({"year": "number"})
+        True
+    """
+    if isinstance(fields, str):
+        raise ValueError(f"filter_fields takes a list of metadata keys, or their kinds by key, but got {fields!r}")
+    declared: dict[str, FieldKind] = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, "number")
+    for key, kind in declared.items():
+        field(key)
+        if kind not in ("number", "str"):
+            raise ValueError(f"filter_fields[{key!r}] must be 'number' or 'str', but is {kind!r}")
+    return declared
 
 
 def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:

@@ -958,3 +958,15 @@ def test_a_search_in_steps_reads_no_token_vectors_where_the_database_scores_them
     queries = random_embeddings(3, seed=2, multi_vector=True)
     for fusion in (Weighted(multi_vector=1), Weighted(multi_vector=1, missing="zero"), RRF()):
         assert_same_search(token_store, oracle, queries, fusion=fusion, offset=2, with_scores=True)
+
+
+def test_declared_fields_mean_the_same_on_every_store(backend: Any) -> None:
+    if backend.open().name == "memory":
+        pytest.skip("the exact store has no indexes")
+    for n, declared in enumerate((["year"], {"year": "number", "lang": "str"}, {})):
+        store = backend.open(f"declared_{n}", filter_fields=declared)
+        store.upsert(random_documents(20), random_embeddings(20, seed=1))
+        assert store.count((field("year") > 1910) & (field("lang") == "de")) == 2
+    for wrong in ("year", {"year": "int"}, ['a"b']):
+        with pytest.raises(ValueError, match=r"filter_fields|a key is"):
+            backend.open("declared_wrong", filter_fields=wrong)

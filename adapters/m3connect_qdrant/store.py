@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3connect.base import AsyncStore, Store
+from m3connect.filters import FilterFields, declared_fields
 from m3connect.flows import Call, run, run_async
 from m3connect_qdrant.flows import QdrantFlows
 from m3connect_qdrant.local import is_local, lock_of
@@ -34,8 +34,8 @@ class QdrantStore(Store):
         adopt_fingerprint: take over a collection of this layout that lost its marker, as filled by this encoder.
         profile: how a new collection is kept: `small`, `large` or `cluster` (settings.py, `PROFILES`).
         settings: the same in every detail, instead of a profile.
-        filter_fields: metadata keys that filters put in order (`<`, `between`); each gets an index. Equality,
-            membership and emptiness have theirs without being declared.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers);
+            numbers get an index to order by (`<`, `between`). Equality, membership and emptiness have theirs anyway.
         tenant_field: the metadata key that names a document's tenant. Its documents lie together and have links of
             their own in the graph, so a search filtered by one tenant costs what its share of the collection costs.
 
@@ -65,7 +65,7 @@ class QdrantStore(Store):
         adopt_fingerprint: str | None = None,
         profile: str = "small",
         settings: QdrantSettings | None = None,
-        filter_fields: Sequence[str] = (),
+        filter_fields: FilterFields = (),
         tenant_field: str | None = None,
     ) -> None:
         if not isinstance(client, QdrantClient):
@@ -111,7 +111,7 @@ class AsyncQdrantStore(AsyncStore):
         adopt_fingerprint: str | None = None,
         profile: str = "small",
         settings: QdrantSettings | None = None,
-        filter_fields: Sequence[str] = (),
+        filter_fields: FilterFields = (),
         tenant_field: str | None = None,
     ) -> AsyncQdrantStore:
         """Open a collection, or make it; arguments and errors as for `QdrantStore`.
@@ -154,7 +154,5 @@ def _check_async(client: object) -> None:
         )
 
 
-def _names(filter_fields: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(filter_fields, str):
-        raise ValueError(f"filter_fields takes a list of metadata keys, but got the string {filter_fields!r}")
-    return tuple(filter_fields)
+def _names(filter_fields: FilterFields) -> tuple[str, ...]:
+    return tuple(key for key, kind in declared_fields(filter_fields).items() if kind == "number")
