@@ -8,18 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from m3connect._version import __version__
+from m3connect.awaiting import ThreadedStore
+from m3connect.base import AsyncStore
 from m3connect.embeddings import M3Embeddings, SparseRows
 from m3connect.fusion import RRF, Dense, Sparse, Weighted
 from m3connect.ingestion import IngestReport, ingest
 from m3connect.memory import MemoryStore
 from m3connect.retrieval import HybridRetriever
-from m3connect.store import Document, Encoder, Hit, HybridStore
+from m3connect.store import AsyncHybridStore, Document, Encoder, Hit, HybridStore
 
 if TYPE_CHECKING:
     from m3connect.encoder import M3Encoder
 
 __all__ = [
     "RRF",
+    "AsyncHybridStore",
+    "AsyncStore",
     "Dense",
     "Document",
     "Encoder",
@@ -32,6 +36,7 @@ __all__ = [
     "MemoryStore",
     "Sparse",
     "SparseRows",
+    "ThreadedStore",
     "Weighted",
     "__version__",
     "ingest",

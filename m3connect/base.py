@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from m3connect.embeddings import M3Embeddings
 from m3connect.filters import Filter
-from m3connect.flows import Call, Flow, StoreFlows, run, run_async
-from m3connect.fusion import RRF, Fusion, Leg
+from m3connect.flows import Call, Flow, StoreFlows, run
+from m3connect.fusion import ALL_LEGS, RRF, Fusion, Leg
 from m3connect.search import SearchPlan
 from m3connect.store import Document, Hit, StoreInfo
 
-__all__ = ["AsyncStore", "Store", "ThreadedStore"]
+__all__ = ["AsyncStore", "Store"]
 
 _T = TypeVar("_T")
-
-ALL_LEGS: tuple[Leg, ...] = ("dense", "sparse", "multi_vector")
 
 
 class _Described:
@@ -184,20 +181,14 @@ class Store(_Described, ABC):
 
 
 class AsyncStore(_Described, ABC):
-    """`Store`, awaited: the same methods with the same meaning over a native async client.
-
-    An async client belongs to the event loop it was first used in.
-    """
+    """`Store`, awaited: the same methods with the same meaning; awaiting.py has the ways to do it."""
 
     def __init__(self, flows: StoreFlows) -> None:
         self._flows = flows
 
     @abstractmethod
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        """Await one call of the client."""
-
     async def _run(self, flow: Flow[_T]) -> _T:
-        return await run_async(flow, self._perform)
+        """Run a flow to its end without keeping the event loop waiting."""
 
     async def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """See `Store.upsert`."""
@@ -272,21 +263,3 @@ class AsyncStore(_Described, ABC):
     async def drop(self) -> None:
         """See `Store.drop`."""
         await self._run(self._flows.drop())
-
-
-class ThreadedStore(AsyncStore):
-    """An async form of an embedded store: each call of its database runs in a thread, so the loop does not wait for it.
-
-    What is computed around the calls runs in the loop, and Qdrant Edge keeps Python's lock while it works. A cancelled
-    task does not stop the call that its thread is in: a write may still land.
-
-    Args:
-        store: any `Store`; it may go on being used as it is.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store._flows)
-        self._store = store
-
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await asyncio.to_thread(self._store._perform, call)

@@ -32,6 +32,7 @@ __all__ = [
     "Filter",
     "FilterFields",
     "HasToken",
+    "Native",
     "Not",
     "NumberRange",
     "Or",
@@ -106,6 +107,17 @@ class TextContains(Filter):
     key: str
     text: str
     case: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Native(Filter):
+    """A condition in the database's own words, which it judges as it sees fit; only that database's store takes it.
+
+    Metadata are under `metadata`: `models.FieldCondition(key="metadata.lang", ...)` for Qdrant, whose filter is a
+    `models.Filter` (Edge: a `qdrant_edge.Filter`), and `'metadata["lang"] == "de"'` for Milvus, whose filter is text.
+    """
+
+    condition: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +269,11 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return any(matches(part, metadata) for part in parts)
         case Not(part):
             return not matches(part, metadata)
+        case Native(native):
+            raise ValueError(
+                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore, and "
+                "where it stands beside text_contains in | or ~"
+            )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
 
@@ -285,8 +302,11 @@ def tokens(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Return what can be ordered, under names that need no quoting in any filter language (`number_name`)."""
-    return {number_name(key): float(value) for key, value in metadata.items() if _is_number(value)}
+    """Return what can be ordered, under names that need no quoting in any filter language (`number_name`).
+
+    Zero has no sign here: to some databases -0.0 is another member of a list than 0.0.
+    """
+    return {number_name(key): float(value) + 0.0 for key, value in metadata.items() if _is_number(value)}
 
 
 @functools.lru_cache(maxsize=1024)  # documents of a collection share their keys

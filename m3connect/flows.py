@@ -1,12 +1,14 @@
 """What every store does, without its input and output: written once, for sync and async clients alike.
 
 A flow is a generator. It yields each `Call` of the database's client, gets the client's answer back, and returns its
-result at the end; `run` does the calls one after the other, `run_async` awaits them. A backend writes a subclass of
-`StoreFlows`, and gets the whole surface of a store from `Store` and `AsyncStore` (base.py).
+result at the end. Calls that do not depend on each other it may yield as a tuple, and gets a list of answers: `run`
+does them one after the other, `run_async` awaits them together. A backend writes a subclass of `StoreFlows`, and gets
+the whole surface of a store from `Store` and `AsyncStore` (base.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -50,7 +52,10 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-Flow: TypeAlias = Generator[Call, Any, _T]
+Flow: TypeAlias = Generator[Call | tuple[Call, ...], Any, _T]
+
+_AT_ONCE = 8
+"""How many calls of one flow are awaited at the same time; a server has other clients too."""
 
 
 def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
@@ -59,7 +64,7 @@ def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
         call = next(flow)
         while True:
             try:
-                answer = perform(call)
+                answer = [perform(one) for one in call] if isinstance(call, tuple) else perform(call)
             except Exception as error:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
                 call = flow.throw(error)
             else:
@@ -72,12 +77,12 @@ def run(flow: Flow[_T], perform: Callable[[Call], Any]) -> _T:
 
 
 async def run_async(flow: Flow[_T], perform: Callable[[Call], Awaitable[Any]]) -> _T:
-    """Do as `run`, awaiting each call; a cancelled task ends the flow."""
+    """Do as `run`, awaiting each call, and those of a tuple together; a cancelled task ends the flow."""
     try:
         call = next(flow)
         while True:
             try:
-                answer = await perform(call)
+                answer = await (_all(call, perform) if isinstance(call, tuple) else perform(call))
             except Exception as error:  # noqa: BLE001  # goes into the flow, which handles it or lets it out
                 call = flow.throw(error)
             else:
@@ -87,6 +92,22 @@ async def run_async(flow: Flow[_T], perform: Callable[[Call], Awaitable[Any]]) -
         return result
     finally:
         flow.close()
+
+
+async def _all(calls: Sequence[Call], perform: Callable[[Call], Awaitable[Any]]) -> list[Any]:
+    """Await independent calls, answers in their order; the first failure cancels the others, and is raised."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def gated(call: Call) -> Any:  # noqa: ANN401  # the client's answer
+        async with gate:
+            return await perform(call)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(gated(call)) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class StoreFlows(ABC):
@@ -100,6 +121,9 @@ class StoreFlows(ABC):
 
     dim: int
     multi_vector: bool
+    sparse: bool = True
+    """Whether sparse weights are stored."""
+
     fingerprint: str | None = None
     """As last read or written; `read_fingerprint` asks the database."""
 
@@ -275,8 +299,13 @@ class StoreFlows(ABC):
         check_queries(queries, dim=self.dim)
         yield from self.check_fingerprint(queries)
         selection = yield from self.select(filter)
-        scores_tokens = self.scores_tokens(queries)
-        steps = search_flow(queries, plan, multi_vector=self.multi_vector, scores_tokens=scores_tokens)
+        steps = search_flow(
+            queries,
+            plan,
+            multi_vector=self.multi_vector,
+            sparse=self.sparse,
+            scores_tokens=self.scores_tokens(queries),
+        )
         try:
             step = next(steps)
             while True:
@@ -313,6 +342,13 @@ class StoreFlows(ABC):
             self.fingerprint = self.fingerprint or found  # another thread may have claimed the collection meanwhile
         check_fingerprint(self.fingerprint, embeddings.fingerprint, name=self.name)
 
+    narrower = "text_contains looks for a substring; combine it (&) with conditions that leave fewer"
+    """What a caller can do about a filter that leaves too many documents to read."""
+
+    def split(self, condition: Filter) -> tuple[Filter | None, Filter | None]:
+        """Split a condition into what the database decides and what is read and judged here."""
+        return split_exact(condition)
+
     def select(self, condition: Filter | None) -> Flow[Selection]:
         """Turn a filter into what a database can be asked; what it cannot decide is read and judged here.
 
@@ -322,15 +358,15 @@ class StoreFlows(ABC):
         check_filter(condition)
         if condition is None:
             return Selection()
-        exact, rest = split_exact(condition)
+        exact, rest = self.split(condition)
         if rest is None:
             return Selection(exact)
         wide = Selection(exact)
         left = yield from self.number_of(wide)
         if left > MOST_READ:
             raise FilterTooBroadError(
-                f"the filter looks for a substring, which the database cannot do, and its other conditions leave "
-                f"{left} documents to read, more than {MOST_READ}: combine it (&) with conditions that leave fewer"
+                f"the database cannot judge the filter, or not all of it, and what it can leaves {left} documents to "
+                f"read, more than {MOST_READ}: {self.narrower}"
             )
         ids: list[str] = []
         cursor = None

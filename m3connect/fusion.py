@@ -11,9 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["RRF", "Dense", "Fusion", "Leg", "Sparse", "Weighted", "rank", "reciprocal_ranks", "weighted_sum"]
+__all__ = [
+    "ALL_LEGS",
+    "RRF",
+    "Dense",
+    "Fusion",
+    "Leg",
+    "Sparse",
+    "Weighted",
+    "rank",
+    "reciprocal_ranks",
+    "weighted_sum",
+]
 
 Leg: TypeAlias = Literal["dense", "sparse", "multi_vector"]
+
+ALL_LEGS: tuple[Leg, ...] = ("dense", "sparse", "multi_vector")
 Scores: TypeAlias = Mapping[str, float]
 """Scores by document id."""
 

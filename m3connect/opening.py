@@ -7,17 +7,20 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
+from m3connect.base import Store
 from m3connect.errors import CollectionNotFoundError, M3ConnectError
-from m3connect.store import HybridStore
+from m3connect.filters import FilterFields
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
     from qdrant_client import QdrantClient
 
-__all__ = ["check_spec", "open_store", "size_advice"]
+__all__ = ["check_spec", "is_server", "open_store", "size_advice"]
 
 _SENSIBLE = {"qdrant": 5_000, "milvus": 20_000}
 """Documents up to which an embedded database makes sense."""
@@ -34,10 +37,29 @@ _T = TypeVar("_T")
 _FORMS = "edge:PATH, qdrant:PATH, qdrant:http://HOST:6333, milvus:PATH.db or milvus:http://HOST:19530"
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a store is asked to be; `open_store` says what each part means."""
+
+    spec: str
+    place: str
+    collection: str
+    dim: int | None
+    create: bool
+    multi_vector: bool | None
+    filter_fields: FilterFields
+
+
 @contextmanager
 def open_store(
-    spec: str, collection: str, *, dim: int | None = None, create: bool = True, multi_vector: bool | None = False
-) -> Iterator[HybridStore]:
+    spec: str,
+    collection: str,
+    *,
+    dim: int | None = None,
+    create: bool = True,
+    multi_vector: bool | None = False,
+    filter_fields: FilterFields = (),
+) -> Iterator[Store]:
     """Open a store by name and close its database at the end.
 
     Keys and tokens come from the environment: `QDRANT_API_KEY` and `MILVUS_TOKEN`.
@@ -50,6 +72,8 @@ def open_store(
         create: make the collection, and the folders of an embedded database, where they do not exist.
         multi_vector: keep token vectors, where the backend can; None takes a collection as it was made, and makes a new
             one without.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means
+            numbers), for a new collection: such filters become faster.
 
     Yields:
         The store.
@@ -67,7 +91,8 @@ def open_store(
     """
     kind, place = check_spec(spec)
     _prepare(place, create=create and dim is not None)
-    with _OPENERS[kind](spec, place, collection, dim, create, multi_vector) as store:
+    wanted = _Wanted(spec, place, collection, dim, create, multi_vector, filter_fields)
+    with _OPENERS[kind](wanted) as store:
         yield store
 
 
@@ -84,7 +109,9 @@ def check_spec(spec: str) -> tuple[str, str]:
     kind, _, place = spec.partition(":")
     if kind not in _OPENERS or not place:
         raise ValueError(f"{spec!r} names no store: expected {_FORMS}")
-    if kind == "milvus" and not _is_server(place) and not place.endswith(".db"):
+    if _is_url(place) and not _is_address(place):
+        raise ValueError(f"{spec!r}: {place} is no address: expected http://HOST:PORT or https://HOST:PORT")
+    if kind == "milvus" and not _is_url(place) and not place.endswith(".db"):
         raise ValueError(f"{spec!r}: the path of an embedded Milvus database ends in .db, as in milvus:{place}.db")
     return kind, place
 
@@ -100,18 +127,31 @@ def size_advice(spec: str, count: int) -> str | None:
         True
     """
     kind, place = check_spec(spec)
-    if _is_server(place) or count <= _SENSIBLE.get(kind, count):
+    if _is_url(place) or count <= _SENSIBLE.get(kind, count):
         return None
     return f"{count:,} documents are many for {kind}:{place}; edge:PATH or a server is faster"
 
 
-def _is_server(place: str) -> bool:
+def is_server(spec: str) -> bool:
+    """Tell a database server from an embedded database."""
+    return _is_url(check_spec(spec)[1])
+
+
+def _is_url(place: str) -> bool:
     return place.startswith(("http://", "https://"))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _prepare(place: str, *, create: bool) -> None:
     """Make the folder around an embedded database; without this a search for one would leave an empty one behind."""
-    if _is_server(place) or place == ":memory:":
+    if _is_url(place) or place == ":memory:":
         return
     path = Path(place)
     if path.is_file():
@@ -123,54 +163,78 @@ def _prepare(place: str, *, create: bool) -> None:
 
 
 @contextmanager
-def _open_qdrant(
-    spec: str, place: str, collection: str, dim: int | None, create: bool, multi_vector: bool | None
-) -> Iterator[HybridStore]:
+def _open_qdrant(wanted: _Wanted) -> Iterator[Store]:
     from m3connect_qdrant import QdrantStore
     from qdrant_client import QdrantClient
 
+    place = wanted.place
+    on_server = is_server(wanted.spec)
+
     def connect() -> QdrantClient:
-        if _is_server(place):
+        if on_server:
             key = os.environ.get("QDRANT_API_KEY")
             return QdrantClient(url=place, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
         return QdrantClient(place) if place == ":memory:" else QdrantClient(path=place)
 
-    with closing(_try(spec, connect)) as client:
+    with closing(_try(wanted.spec, connect)) as client:
         yield _try(
-            spec,
-            lambda: QdrantStore(client, collection, dim=dim, create=create, multi_vector=multi_vector),
+            wanted.spec,
+            lambda: QdrantStore(
+                client,
+                wanted.collection,
+                dim=wanted.dim,
+                create=wanted.create,
+                multi_vector=wanted.multi_vector,
+                filter_fields=wanted.filter_fields if on_server else (),  # local mode has no indexes
+            ),
         )
 
 
 @contextmanager
-def _open_edge(
-    spec: str, place: str, collection: str, dim: int | None, create: bool, multi_vector: bool | None
-) -> Iterator[HybridStore]:
+def _open_edge(wanted: _Wanted) -> Iterator[Store]:
     from m3connect_edge import EdgeStore
 
-    folder = Path(place) / collection
-    if Path(collection).name != collection:
+    folder = Path(wanted.place) / wanted.collection
+    if Path(wanted.collection).name != wanted.collection or wanted.collection in ("", ".."):
         raise ValueError(
-            f"the collection of an edge store is a folder in {place}, so it cannot be named {collection!r}"
+            f"the collection of an edge store is a folder in {wanted.place}, so it cannot be named "
+            f"{wanted.collection!r}"
         )
-    with closing(_try(spec, lambda: EdgeStore(folder, dim=dim, create=create, multi_vector=multi_vector))) as store:
+
+    def connect() -> EdgeStore:
+        return EdgeStore(
+            folder,
+            dim=wanted.dim,
+            create=wanted.create,
+            multi_vector=wanted.multi_vector,
+            filter_fields=wanted.filter_fields,
+        )
+
+    with closing(_try(wanted.spec, connect)) as store:
         yield store
 
 
 @contextmanager
-def _open_milvus(
-    spec: str, place: str, collection: str, dim: int | None, create: bool, multi_vector: bool | None
-) -> Iterator[HybridStore]:
+def _open_milvus(wanted: _Wanted) -> Iterator[Store]:
     from m3connect_milvus import MilvusStore
     from pymilvus import MilvusClient
 
-    def connect() -> MilvusClient:
-        return MilvusClient(place, token=os.environ.get("MILVUS_TOKEN", "") if _is_server(place) else "")
+    place = wanted.place
 
-    with _lite_server(place), closing(_try(spec, connect)) as client:
+    def connect() -> MilvusClient:
+        return MilvusClient(place, token=os.environ.get("MILVUS_TOKEN", "") if _is_url(place) else "")
+
+    with _lite_server(place), closing(_try(wanted.spec, connect)) as client:
         yield _try(
-            spec,
-            lambda: MilvusStore(client, collection, dim=dim, create=create, multi_vector=multi_vector),
+            wanted.spec,
+            lambda: MilvusStore(
+                client,
+                wanted.collection,
+                dim=wanted.dim,
+                create=wanted.create,
+                multi_vector=wanted.multi_vector,
+                filter_fields=wanted.filter_fields or None,
+            ),
         )
 
 
@@ -180,7 +244,7 @@ def _lite_server(place: str) -> Iterator[None]:
 
     `MilvusClient.close()` leaves it running until the process ends, and the file locked.
     """
-    if _is_server(place):
+    if _is_url(place):
         yield
         return
     path = os.path.abspath(place)
@@ -208,10 +272,11 @@ def _try(spec: str, action: Callable[[], _T]) -> _T:
         raise
     except Exception as error:
         hint = "" if "://" in spec else "; only one process at a time can have an embedded database open"
-        raise M3ConnectError(f"cannot open {spec}: {error}{hint}") from error
+        said = getattr(error, "message", None) or error  # pymilvus: without its codes
+        raise M3ConnectError(f"cannot open {spec}: {said}{hint}") from error
 
 
-_OPENERS: dict[str, Callable[[str, str, str, int | None, bool, bool | None], AbstractContextManager[HybridStore]]] = {
+_OPENERS: dict[str, Callable[[_Wanted], AbstractContextManager[Store]]] = {
     "edge": _open_edge,
     "qdrant": _open_qdrant,
     "milvus": _open_milvus,

@@ -8,13 +8,17 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from m3connect.store import Document
 
-__all__ = ["SUFFIXES", "OnProblem", "read_documents"]
+__all__ = ["ORIGIN", "SUFFIXES", "OnProblem", "origin_of", "place_of", "read_documents"]
+
+ORIGIN = "indexed_from"
+"""The metadata key that says where a document was read, where that is asked for: `[folder, file]`, absolute paths."""
 
 OnProblem: TypeAlias = Callable[[str, int, str], None]
 """Called with the file, the line (0 where the whole file is meant) and the reason."""
@@ -32,7 +36,9 @@ class _BadRecordError(ValueError):
     """A line or row that is no document; its message is the reason."""
 
 
-def read_documents(paths: Iterable[str | Path], *, on_problem: OnProblem | None = None) -> Iterator[Document]:
+def read_documents(
+    paths: Iterable[str | Path], *, on_problem: OnProblem | None = None, origins: bool = False
+) -> Iterator[Document]:
     """Read documents from files and folders, one at a time.
 
     What a file gives:
@@ -45,45 +51,63 @@ def read_documents(paths: Iterable[str | Path], *, on_problem: OnProblem | None 
       metadata, plain numbers as numbers, empty cells are left out, and `source` is added.
 
     A line without an id gets the file's path, a colon and the line number. A text that is blank is set aside. Files
-    must be UTF-8. Folders are read
-    recursively in sorted order; hidden files, hidden folders and other kinds of files are passed over.
+    must be UTF-8. Folders are read recursively in sorted order; hidden files, hidden folders and other kinds of files
+    are passed over.
 
     Args:
         paths: files and folders.
         on_problem: told of every file or line that is set aside; None means a line in the log.
+        origins: add `indexed_from` to the metadata: the folder that was given (of a file given by itself the one it is
+            in) and the file, as absolute paths.
 
     Yields:
         Documents as they are read; only .txt and .md files are held whole.
     """
     report = on_problem or _log_problem
     taken: dict[str, Path] = {}
-    for path, name in _files(paths, report):
+    for path, root, name in _files(paths, report):
         first = taken.setdefault(name, path)
         if first is not path and first.samefile(path):
             continue
         if first is not path:
             report(str(path), 0, f"its name {name!r} is taken by {first}: give the folder that holds both")
             continue
+        origin = {ORIGIN: [place_of(root), place_of(path)]} if origins else {}
         try:
-            yield from _READERS[path.suffix.lower()](path, name, report)
+            for document in _READERS[path.suffix.lower()](path, name, report):
+                yield replace(document, metadata={**document.metadata, **origin})
         except OSError as error:
             report(str(path), 0, error.strerror or str(error))
+
+
+def place_of(path: str | Path) -> str:
+    """Return a path as origins have it: absolute, links among its folders followed, with forward slashes."""
+    path = Path(path)
+    return path.resolve().as_posix() if path.is_dir() else (path.parent.resolve() / path.name).as_posix()
+
+
+def origin_of(document: Document) -> tuple[str, str] | None:
+    """Return folder and file that a document was read from; None where it does not say."""
+    match document.metadata.get(ORIGIN):
+        case [str(folder), str(file)]:
+            return folder, file
+    return None
 
 
 def _log_problem(source: str, line: int, reason: str) -> None:
     logger.warning("%s, line %d: %s", source, line, reason)
 
 
-def _files(paths: Iterable[str | Path], report: OnProblem) -> Iterator[tuple[Path, str]]:
-    """Walk over the files to read, each with the name that its documents go by."""
+def _files(paths: Iterable[str | Path], report: OnProblem) -> Iterator[tuple[Path, Path, str]]:
+    """Walk over the files to read, each with its folder and the name that its documents go by there."""
     for path in map(Path, paths):
         if path.is_dir():
             for file in _walk(path, report):
-                yield file, file.relative_to(path).as_posix()
+                yield file, path, file.relative_to(path).as_posix()
         elif path.suffix.lower() not in _READERS:
             report(str(path), 0, f"expected one of {', '.join(SUFFIXES)}, but the name ends in {path.suffix!r}")
         else:
-            yield path, path.name
+            yield path, path.parent, path.name
 
 
 def _walk(folder: Path, report: OnProblem) -> Iterator[Path]:

@@ -71,12 +71,19 @@ class HybridRetriever:
         fusion: Fusion | None = None,
         rerank: bool | None = None,
         with_scores: bool = False,
+        group_by_parent: bool = False,
     ) -> list[Hit]:
         """Find the best documents for one question; see `search_batch`."""
         if not isinstance(question, str):
             raise ValueError(f"search takes one string, but got {type(question).__name__}; search_batch takes several")
         return self.search_batch(
-            [question], top_k=top_k, filter=filter, fusion=fusion, rerank=rerank, with_scores=with_scores
+            [question],
+            top_k=top_k,
+            filter=filter,
+            fusion=fusion,
+            rerank=rerank,
+            with_scores=with_scores,
+            group_by_parent=group_by_parent,
         )[0]
 
     def search_batch(
@@ -88,6 +95,7 @@ class HybridRetriever:
         fusion: Fusion | None = None,
         rerank: bool | None = None,
         with_scores: bool = False,
+        group_by_parent: bool = False,
     ) -> list[list[Hit]]:
         """Find the best documents for each question.
 
@@ -98,6 +106,8 @@ class HybridRetriever:
             fusion: how the store fuses its legs; None means the retriever's.
             rerank: None means the retriever's.
             with_scores: fill `Hit.scores`; a reranked hit always has them.
+            group_by_parent: only one hit a parent document, the one that the store ranks best; a document without
+                parent is its own.
 
         Returns:
             One list a question, best first. A reranked hit's score is the hybrid score.
@@ -116,6 +126,7 @@ class HybridRetriever:
             filter=filter,
             fusion=fusion,
             with_scores=with_scores and not rerank,
+            group_by_parent=group_by_parent,
         )
         if not rerank:
             return found

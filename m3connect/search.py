@@ -107,24 +107,32 @@ class SearchPlan:
         return self.candidates or max(100, 4 * self.top_k)
 
 
-def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, scores_tokens: bool = False) -> Flow:
+def search_flow(
+    queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, sparse: bool = True, scores_tokens: bool = False
+) -> Flow:
     """Find candidates, fuse them, and fetch the documents of the best.
 
     Args:
         queries: q rows, already checked.
         plan: what to search for.
         multi_vector: whether the store has token vectors.
-        scores_tokens: whether it scores them itself, so that `ScoreIds` may name their leg.
+        sparse: whether the store has sparse weights.
+        scores_tokens: whether it scores token vectors itself, so that `ScoreIds` may name their leg.
 
     Returns:
         One list of hits a query, best first, ties in the order of ids.
 
     Raises:
-        ValueError: the fusion weighs token vectors that query or store lack.
+        ValueError: the fusion weighs token vectors that query or store lack, or sparse weights that the store lacks.
     """
     if len(queries) == 0:
         return []
     fusion = plan.fusion
+    if "sparse" in fusion.legs and not sparse:
+        raise ValueError(
+            "this store has no sparse weights: search it with fusion=Dense() or Weighted(sparse=0), or, if its "
+            "collection has some, name them in its layout"
+        )
     if isinstance(fusion, Weighted) and fusion.multi_vector:
         _require_token_vectors(queries, multi_vector)
     legs: dict[Leg, list[LegScores]] = yield FindCandidates(fusion.legs, plan.limit)
@@ -135,7 +143,7 @@ def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, 
     ranked = [rank(scores)[plan.offset or 0 if not plan.group_by_parent else 0 :] for scores in fused]
     best, documents = yield from _hydrate(ranked, plan)
     if plan.with_scores:
-        every: list[Leg] = ["dense", "sparse"]
+        every: list[Leg] = ["dense", "sparse"] if sparse else ["dense"]
         if multi_vector and queries.multi_vector is not None:
             every.append("multi_vector")
         yield from _complete(legs, every, best, queries, scores_tokens=scores_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -15,11 +15,12 @@ import numpy as np
 from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import Filter
-from m3connect.fusion import RRF, Fusion
+from m3connect.fusion import ALL_LEGS, RRF, Fusion, Leg
 
 __all__ = [
     "LARGEST_COUNT",
     "LARGEST_TOKEN_ID",
+    "AsyncHybridStore",
     "Document",
     "Encoder",
     "Hit",
@@ -141,6 +142,10 @@ class HybridStore(Protocol):
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]: ...  # noqa: D102
     def is_transient(self, error: BaseException) -> bool: ...  # noqa: D102
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    def insert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    def update_embeddings(  # noqa: D102
+        self, ids: Sequence[str], embeddings: M3Embeddings, *, legs: Sequence[Leg] = ALL_LEGS
+    ) -> None: ...
     def get(self, ids: Sequence[str]) -> list[Document]: ...  # noqa: D102
     def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings: ...  # noqa: D102
     def fingerprints(self, ids: Sequence[str]) -> dict[str, str]: ...  # noqa: D102
@@ -156,8 +161,57 @@ class HybridStore(Protocol):
         fusion: Fusion = RRF(),  # noqa: B008
         candidates: int | None = None,
         with_scores: bool = False,
+        offset: int | None = None,
+        group_by_parent: bool = False,
+        min_scores: Mapping[Leg, float] | None = None,
     ) -> list[list[Hit]]: ...
+    def info(self) -> StoreInfo: ...  # noqa: D102
     def flush(self) -> None: ...  # noqa: D102
+    def drop(self) -> None: ...  # noqa: D102
+
+
+@runtime_checkable
+class AsyncHybridStore(Protocol):
+    """`HybridStore`, awaited; `AsyncStore` (base.py) is one. `isinstance` sees names alone, alike in both."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+    @property
+    def multi_vector(self) -> bool: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str | None: ...  # noqa: D102
+
+    def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]: ...  # noqa: D102
+    def is_transient(self, error: BaseException) -> bool: ...  # noqa: D102
+    async def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    async def insert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    async def update_embeddings(  # noqa: D102
+        self, ids: Sequence[str], embeddings: M3Embeddings, *, legs: Sequence[Leg] = ALL_LEGS
+    ) -> None: ...
+    async def get(self, ids: Sequence[str]) -> list[Document]: ...  # noqa: D102
+    async def get_embeddings(self, ids: Sequence[str]) -> M3Embeddings: ...  # noqa: D102
+    async def fingerprints(self, ids: Sequence[str]) -> dict[str, str]: ...  # noqa: D102
+    async def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None: ...  # noqa: D102
+    async def count(self, filter: Filter | None = None) -> int: ...  # noqa: D102
+    def scroll(self, filter: Filter | None = None) -> AsyncIterator[Document]: ...  # noqa: D102
+    async def search(  # noqa: D102
+        self,
+        queries: M3Embeddings,
+        *,
+        top_k: int = 10,
+        filter: Filter | None = None,
+        fusion: Fusion = RRF(),  # noqa: B008
+        candidates: int | None = None,
+        with_scores: bool = False,
+        offset: int | None = None,
+        group_by_parent: bool = False,
+        min_scores: Mapping[Leg, float] | None = None,
+    ) -> list[list[Hit]]: ...
+    async def info(self) -> StoreInfo: ...  # noqa: D102
+    async def flush(self) -> None: ...  # noqa: D102
+    async def drop(self) -> None: ...  # noqa: D102
 
 
 def check_batch(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> None:

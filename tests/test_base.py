@@ -1,8 +1,7 @@
-"""What every store can beyond the first contract: paging, grouping, thresholds, inserting, updating, and async."""
+"""What every store can beyond the first contract: paging, grouping, thresholds, inserting, updating."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 from store_checks import ids, random_documents, random_embeddings
 
-from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
-from m3connect.base import Store, ThreadedStore
+from m3connect import RRF, Dense, Document, Sparse, Weighted
+from m3connect.base import Store
 from m3connect.errors import CollectionMismatchError, DocumentNotFoundError
 
 Factory = Callable[..., Store]
@@ -127,44 +126,3 @@ def test_two_models_that_come_first_together_do_not_share_a_store(store_factory:
             thread.join()
         assert len(refused) == 1, attempt
         assert store.count() == 1
-
-
-def test_a_threaded_store_answers_as_its_store_and_lets_the_loop_run(filled: Store) -> None:
-    threaded = ThreadedStore(filled)
-    query = random_embeddings(2, seed=2)
-
-    async def work() -> None:
-        hits, count, scrolled = await asyncio.gather(
-            threaded.search(query, top_k=5), threaded.count(), collect(threaded)
-        )
-        assert [ids(row) for row in hits] == [ids(row) for row in filled.search(query, top_k=5)]
-        assert count == 60
-        assert sorted(scrolled) == sorted(document.id for document in filled.scroll())
-        await threaded.upsert([Document("new", "text")], random_embeddings(1, seed=3))
-        assert [document.id for document in await threaded.get(["new"])] == ["new"]
-        await threaded.delete(["new"])
-        assert (await threaded.info()).count == 60
-
-    asyncio.run(work())
-
-
-async def collect(store: ThreadedStore) -> list[str]:
-    return [document.id async for document in store.scroll()]
-
-
-def test_a_blocked_database_does_not_block_the_loop() -> None:
-    """The database waits for an event that only another coroutine sets: a blocked loop would never set it."""
-    released = threading.Event()
-
-    class Slow(MemoryStore):
-        def _perform(self, call: Any) -> Any:
-            assert released.wait(20)
-            return super()._perform(call)
-
-    async def work() -> None:
-        search = asyncio.create_task(ThreadedStore(Slow(dim=1)).search(M3Embeddings(np.eye(1), SparseRows.empty(1))))
-        await asyncio.sleep(0)
-        released.set()
-        assert await search == [[]]
-
-    asyncio.run(work())

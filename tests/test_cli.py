@@ -2,38 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 from support import REPOSITORY, require
-from typer.testing import CliRunner
 
 from m3connect import M3Encoder
-from m3connect.cli import app
 from m3connect.cli.conditions import parse_filter, parse_filters
+from m3connect.cli.messages import message_of
 from m3connect.filters import matches
 from m3connect.opening import open_store, size_advice
-from m3connect.testing import FakeEncoder
-
-
-@pytest.fixture(scope="session")
-def mini():
-    return M3Encoder.from_pretrained("m3-mini")
-
-
-@pytest.fixture
-def models(mini, monkeypatch):
-    """Models by name: the bundled one, loaded once for all tests, and one that needs no loading."""
-    known = {"m3-mini": mini, "fake": FakeEncoder(), "other": FakeEncoder(fingerprint="other-encoder")}
-    monkeypatch.setattr(M3Encoder, "from_pretrained", known.__getitem__)
-
-
-@pytest.fixture
-def run(models):
-    runner = CliRunner(env={"COLUMNS": "100"})
-    return lambda *arguments, text=None: runner.invoke(app, [str(argument) for argument in arguments], input=text)
 
 
 @pytest.fixture(params=["qdrant", "milvus"])
@@ -80,7 +63,8 @@ def test_index_then_search_finds_the_documents(run, spec, folder):
     first = json.loads(found.stdout.splitlines()[0])
     assert first["rank"] == 1
     assert first["scores"].keys() == {"dense", "sparse"}
-    assert first["metadata"] == {"source": "rows.jsonl", "lang": "en", "year": 2000}
+    origin = [folder.as_posix(), (folder / "rows.jsonl").as_posix()]
+    assert first["metadata"] == {"source": "rows.jsonl", "lang": "en", "year": 2000, "indexed_from": origin}
 
 
 def test_a_second_run_encodes_nothing(run, spec, folder):
@@ -97,6 +81,8 @@ def test_filters_narrow_a_search(run, spec, folder):
     assert ids(run(*search, "--filter", "lang=de")) == ["apfel"]
     assert set(ids(run(*search, "--filter", "year>=1990", "--filter", "year<2010"))) == {"apple", "sea"}
     assert set(ids(run(*search, "--filter", "lang!=en"))) == {"apfel", "tree.txt"}
+    assert ids(run(*search, "--where", "lang=en", "--where", "year>1990")) == ["sea"]
+    assert ids(run(*search, "--where", "lang~D")) == ["apfel"]
 
 
 def test_rerank_brings_the_score_of_every_leg(run, spec, folder):
@@ -173,6 +159,18 @@ def test_encode_prints_one_json_object_a_line(run, mini):
         assert len(row["multi_vector"]) == len(batch.multi_vector[i])
 
 
+def test_encode_leaves_out_lines_that_are_not_utf8_and_names_them(run, tmp_path):
+    content = "\ufeffgood\n".encode() + b"b\xffd\n" + "蜜蜂\n".encode() + b"\xe9t\xe9\n" + b"last"
+    (tmp_path / "texts.txt").write_bytes(content)
+    for result in (run("encode", "--model", "fake", text=content), run("encode", tmp_path / "texts.txt")):
+        assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["good", "蜜蜂", "last"]
+        assert result.exit_code == 2
+        [line] = [line for line in result.stderr.splitlines() if not line.startswith("note:")]
+        assert line == "error: lines 2, 4 are not UTF-8; all other lines were encoded"
+    one = run("encode", "--model", "fake", text=b"\xff\n")
+    assert "error: line 1 is not UTF-8" in one.stderr
+
+
 def test_encode_shows_pieces_of_words_heaviest_first(run, tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("Bees make honey.\n", encoding="utf-8")
@@ -185,9 +183,29 @@ def test_encode_shows_pieces_of_words_heaviest_first(run, tmp_path):
 def test_info_shows_what_is_installed_the_model_and_the_store(run, mini, spec, folder):
     run("index", folder, "--store", spec, "--model", "m3-mini", "--collection", "notes")
     shown = run("info", "--model", "m3-mini", "--store", spec, "--collection", "notes").stdout
-    for fact in ("m3connect", "torch", "extra qdrant", "extra milvus", "8,192 tokens", "documents      4"):
+    for fact in (
+        "m3connect",
+        "torch",
+        "extra qdrant",
+        "extra milvus",
+        "8,192 tokens",
+        "documents      4",
+        "settings",
+        "version",
+    ):
         assert fact in shown
     assert shown.count(mini.fingerprint) == 2
+
+
+def test_info_shows_the_settings_of_every_embedded_store(run, any_spec, folder):
+    run("index", folder, "--store", any_spec, "--model", "fake")
+    shown = run("info", "--model", "m3-mini", "--store", any_spec).stdout
+    before, settings = shown.split("settings\n")
+    assert {"collection docs", "documents 4", "token vectors not stored"} <= {
+        " ".join(x.split()) for x in before.splitlines()
+    }
+    backend = {"edge": "qdrant-edge", "qdrant": "qdrant", "milvus": "milvus"}[any_spec.partition(":")[0]]
+    assert ["backend", backend] in [line.split() for line in settings.splitlines()]
 
 
 def test_the_version_is_shown(run):
@@ -200,6 +218,13 @@ def test_every_command_explains_itself_with_an_example(run, command):
     assert result.exit_code == 0
     assert "Example:" in result.stdout
     assert f"m3connect {command}" in result.stdout
+    assert "Exit codes: 0 done; 1 failure" in result.stdout
+
+
+def test_the_help_of_search_explains_filters(run):
+    shown = " ".join(run("search", "--help", columns=200).stdout.replace("│", " ").split())
+    assert "--filter,--where" in shown.replace(", ", ",")
+    assert "key=value, key!=value, key>number, key>=number, key<number, key<=number, key~text" in shown
 
 
 @pytest.mark.parametrize(
@@ -208,6 +233,8 @@ def test_every_command_explains_itself_with_an_example(run, command):
         (["--store", "qdrant"], "names no store"),
         (["--store", "elastic:x"], "names no store"),
         (["--store", "milvus:folder"], "ends in .db"),
+        (["--store", "qdrant:http://[::1"], "is no address"),
+        (["--store", "milvus:http://host:port"], "is no address"),
         (["--store", "qdrant::memory:", "--filter", "year"], "is no filter"),
         (["--store", "qdrant::memory:", "--filter", "year>soon"], "order is for numbers"),
         (["--store", "qdrant::memory:", "--top-k", "0"], "--top-k"),
@@ -246,10 +273,110 @@ def test_a_collection_that_is_not_there_is_one_line(run, spec, folder):
     assert "'other'" in failure(run("search", "question", "--store", spec, "--collection", "other", "--model", "fake"))
 
 
-def test_another_model_than_the_one_that_indexed_is_one_line(run, spec, folder):
+@pytest.fixture(params=["edge", "qdrant", "milvus"])
+def any_spec(request, tmp_path):
+    if request.param == "edge":
+        require("m3connect_edge", "qdrant_edge", extra="qdrant-edge")
+        return f"edge:{tmp_path / 'edge'}"
+    if request.param == "qdrant":
+        require("m3connect_qdrant", "qdrant_client", extra="qdrant")
+        return f"qdrant:{tmp_path / 'qdrant'}"
+    require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
+    return f"milvus:{tmp_path / 'milvus.db'}"
+
+
+PYTHON = re.compile(r"\b[a-z_]+=|\w\(|[a-z]_[a-z]|Errno|Value error")
+"""What belongs to Python: arguments, calls, names."""
+
+
+def assert_plain(line, spec):
+    assert not PYTHON.search(line.replace(spec.partition(":")[2], "")), line
+
+
+def test_another_model_than_the_one_that_indexed_is_one_line_about_options(run, any_spec, folder):
+    run("index", folder, "--store", any_spec, "--model", "fake")
+    for command in (("search", "question"), ("index", folder)):
+        line = failure(run(*command, "--store", any_spec, "--model", "other"))
+        assert "other-encoder" in line
+        assert "--model that filled it, or another --collection" in line
+        line = failure(run(*command, "--store", any_spec, "--model", "wide"))
+        assert "holds vectors of dimension 16, but the model makes 32: name the --model that filled it" in line
+        assert_plain(line, any_spec)
+
+
+def test_token_vectors_that_a_collection_lacks_or_has_are_one_line_about_options(run, any_spec, folder):
+    index = ("index", folder, "--store", any_spec, "--model", "fake")
+    run(*index)
+    if any_spec.startswith("milvus"):
+        assert run(*index, "--multi-vector").exit_code == 2
+    else:
+        assert "without token vectors: leave --multi-vector out" in failure(run(*index, "--multi-vector"))
+        both = ("--collection", "both")
+        run(*index, *both, "--multi-vector")
+        assert "with token vectors: leave --no-multi-vector out" in failure(run(*index, *both, "--no-multi-vector"))
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300])
+def test_a_collection_that_cannot_be_named_so_is_one_line(run, any_spec, folder, name):
+    line = failure(run("index", folder, "--store", any_spec, "--model", "fake", "--collection", name))
+    assert_plain(line, any_spec)
+
+
+def test_a_collection_that_m3connect_did_not_make_is_one_line_about_options(run, any_spec, folder):
+    make_foreign(any_spec)
+    for command in (("search", "question"), ("index", folder), ("info",)):
+        line = failure_of_any(run(*command, "--store", any_spec, "--model", "m3-mini"))
+        assert "--collection" in line
+        assert_plain(line, any_spec)
+
+
+def make_foreign(spec):
+    """Make a collection that lacks m3connect's marker."""
+    kind, _, path = spec.partition(":")
+    with open_store(spec, "docs", dim=16):
+        pass
+    if kind == "edge":
+        (Path(path) / "docs" / "m3connect.json").unlink()
+    elif kind == "qdrant":
+        from qdrant_client import QdrantClient, models
+
+        with closing(QdrantClient(path=path)) as client:
+            client.delete_collection("docs")
+            vectors = {"dense": models.VectorParams(size=16, distance=models.Distance.DOT)}
+            client.create_collection("docs", vectors, sparse_vectors_config={"sparse": models.SparseVectorParams()})
+    else:
+        with open_store(spec, "docs") as store:
+            store._client.drop_collection_properties("docs", ["m3connect.schema"])
+
+
+def failure_of_any(result):
+    assert result.exit_code == 1, result.output
+    [line] = [line for line in result.stderr.splitlines() if not line.startswith("note:")]
+    return line
+
+
+def test_too_many_hits_for_milvus_name_the_option(run, tmp_path, folder):
+    require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
+    spec = f"milvus:{tmp_path / 'm.db'}"
     run("index", folder, "--store", spec, "--model", "fake")
-    assert "other-encoder" in failure(run("search", "question", "--store", spec, "--model", "other"))
-    assert "dim" in failure(run("index", folder, "--store", spec, "--model", "m3-mini"))
+    line = failure(run("search", "sea", "--store", spec, "--model", "fake", "--top-k", 20_000))
+    assert line.endswith("lower --top-k")
+    assert_plain(line, spec)
+
+
+def test_what_a_validating_library_says_is_shown_without_its_trappings():
+    class Point(BaseModel):
+        x: int
+
+        @field_validator("x")
+        @classmethod
+        def _check(cls, value):
+            raise ValueError("x is too far out")
+
+    with pytest.raises(ValidationError) as caught:
+        Point(x=1)
+    assert message_of(caught.value) == "x is too far out"
+    assert message_of(PermissionError(13, "Permission denied", "a.db")) == "a.db: Permission denied"
 
 
 def test_a_database_in_use_is_one_line(spec):

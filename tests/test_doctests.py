@@ -13,6 +13,7 @@ LIBRARIES = {
     "m3connect_qdrant": ("qdrant_client", "qdrant"),
     "m3connect_edge": ("qdrant_edge", "qdrant-edge"),
     "m3connect_milvus": ("pymilvus", "milvus"),
+    "langchain_m3connect": ("langchain_core", "langchain"),
 }
 
 

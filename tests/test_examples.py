@@ -31,6 +31,11 @@ def milvus():
     require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
 
 
+@pytest.fixture
+def langchain():
+    require("langchain_m3connect", "langchain_core", extra="langchain")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_what_it_shows(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -45,6 +50,10 @@ def test_every_example_has_a_test():
         "populate_milvus",
         "filtered_search_with_rerank",
         "index_a_folder",
+        "langchain_rag_chain",
+        "langchain_rerank",
+        "langchain_tenants",
+        "from_langchain_qdrant",
     }
     assert {path.stem for path in EXAMPLES} == names
 
@@ -96,3 +105,33 @@ def test_index_a_folder_of_ones_own(run, qdrant, tmp_path):
     shown = run("index_a_folder", tmp_path, "Who pulls at the sea?")
     assert "1 documents stored" in shown
     assert "moon.md" in shown
+
+
+def test_langchain_rag_chain(run, langchain):
+    shown = run("langchain_rag_chain")
+    assert shown.index("[tides] The moon") < shown.index("Question: Why does the sea rise and fall?")
+    assert "Bees" not in shown
+    assert shown.splitlines()[-1] == "The moon pulls at it [tides]."
+
+
+def test_langchain_rerank(run, langchain):
+    before, after = (part.splitlines() for part in run("langchain_rerank").split(":\n")[1:])
+    assert len(before) == 4  # three documents, and the next title
+    assert len(after) == 2
+    assert "Fast trains began" in after[0]
+    assert all("'multi_vector'" in line for line in after)
+
+
+def test_langchain_tenants(run, langchain, qdrant):
+    farm, since, market = (line.split(": ", 1)[1] for line in run("langchain_tenants").splitlines())
+    assert "stored in the cellar" in farm
+    assert "prices" not in farm
+    assert since == "['The cellar is closed on Sunday.']"
+    assert market == "[]"
+
+
+def test_from_langchain_qdrant(run, langchain, qdrant):
+    pytest.importorskip("langchain_qdrant")
+    before, after = run("from_langchain_qdrant").splitlines()
+    assert before == "langchain-qdrant: Bees make honey from nectar."
+    assert after == "m3connect: The moon moves the sea. id kept: True"

@@ -16,6 +16,7 @@ from m3connect.filters import (
     And,
     Filter,
     HasToken,
+    Native,
     Not,
     NumberRange,
     Or,
@@ -321,3 +322,14 @@ def test_negations_cancel_and_nesting_has_a_limit() -> None:
     alternate(condition, 30)
     with pytest.raises(ValueError, match="nested more than 64 deep"):
         alternate(condition, 100)
+
+
+def test_a_native_condition_is_for_its_database_alone() -> None:
+    native = Native("a == 1")
+    assert is_exact(native & (field("k") == 1))
+    assert split_exact(native & field("k").text_contains("a")) == (
+        And((native,)),
+        And((field("k").text_contains("a"),)),
+    )
+    with pytest.raises(ValueError, match="only its own database can judge 'a == 1'"):
+        matches(native, {"a": 1})

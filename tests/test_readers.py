@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from m3connect import Document
-from m3connect.readers import read_documents
+from m3connect.readers import origin_of, read_documents
 
 
 def read(*paths):
@@ -235,3 +235,17 @@ def test_blank_texts_are_set_aside(tmp_path):
     documents, problems = read(tmp_path)
     assert [document.text for document in documents] == ["good", "good"]
     assert [line for _, line, reason in problems if "blank" in reason] == [0, 2, 1]
+
+
+def test_documents_say_where_they_were_read_where_that_is_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "notes" / "sub").mkdir(parents=True)
+    (tmp_path / "notes" / "sub" / "a.txt").write_text("red apple")
+    (tmp_path / "b.jsonl").write_text('{"text": "deep sea", "indexed_from": "elsewhere"}')
+    monkeypatch.chdir(tmp_path / "notes")
+    found = list(read_documents([".", "../b.jsonl"], origins=True))
+    here = tmp_path.resolve().as_posix()
+    assert [origin_of(document) for document in found] == [
+        (f"{here}/notes", f"{here}/notes/sub/a.txt"),
+        (here, f"{here}/b.jsonl"),
+    ]
+    assert [origin_of(document) for document in read_documents(["."])] == [None]

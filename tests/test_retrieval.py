@@ -238,3 +238,14 @@ def test_token_vectors_of_all_questions_are_not_held_at_once(
     encoder.calls.clear()
     assert retriever.search_batch(questions) == expected
     assert all(len(call) <= 20 for call in encoder.calls)
+
+
+@pytest.mark.parametrize("rerank", [False, True])
+def test_hits_are_grouped_by_parent_where_that_is_asked_for(encoder: FakeEncoder, rerank: bool) -> None:
+    store = MemoryStore(dim=16)
+    parts = [Document(f"book#{i}", f"deep sea {i}", parent_id="book") for i in range(5)]
+    ingest(encoder, store, [*parts, Document("sky", "blue sky")])
+    retriever = HybridRetriever(encoder, store, rerank=rerank)
+    assert len(retriever.search("deep sea", top_k=6)) == 6
+    grouped = retriever.search("deep sea", top_k=6, group_by_parent=True)
+    assert [hit.document.parent_id or hit.document.id for hit in grouped] == ["book", "sky"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qdrant_edge import FieldCondition, HasIdCondition, IsEmptyCondition, MatchAny, RangeFloat
 from qdrant_edge import Filter as EdgeFilter
 
-from m3connect.filters import And, Filter, HasToken, Not, NumberRange, Or, number_name
+from m3connect.filters import And, Filter, HasToken, Native, Not, NumberRange, Or, number_name
 from m3connect.store import Selection
 from m3connect_edge.convert import FILTER_NUMBERS, FILTER_TOKENS, point_id
 from m3connect_edge.exact import HIGH, LOW, halves
@@ -57,7 +57,18 @@ def render(condition: Filter) -> EdgeFilter:
             return EdgeFilter(should=[render(part) for part in parts]) if parts else has_ids([])
         case Not(part):
             return EdgeFilter(must_not=[render(part)])
+        case Native(native):
+            return _own(native)
     raise ValueError(f"expected a filter built with field(...) that tokens and numbers decide, but got {condition!r}")
+
+
+def _own(native: object) -> EdgeFilter:
+    if not isinstance(native, EdgeFilter):
+        raise ValueError(
+            f"Edge's own condition is a qdrant_edge.Filter, but got {type(native).__name__}: wrap it in one, or write "
+            "it with m3connect.filters.field(...)"
+        )
+    return native
 
 
 def foreign_points() -> EdgeFilter:

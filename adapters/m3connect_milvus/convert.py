@@ -20,6 +20,7 @@ __all__ = [
     "EMPTY_SPARSE",
     "Row",
     "batches",
+    "dense_rows",
     "limit_problem",
     "rewritten",
     "scores_from_hits",
@@ -115,7 +116,7 @@ def vector_rows(
 
 def rewritten(row: Mapping[str, Any], vectors: Mapping[str, Any], *, half: bool) -> Row:
     """Turn a row that was read whole into one that can be written, with some vectors replaced."""
-    dense = _dense_from_rows([row]).astype(np.float16 if half else np.float32)[0]
+    dense = dense_rows([row["dense"]]).astype(np.float16 if half else np.float32)[0]
     texts = {name: _json(row[name]) for name in ("metadata", "filter_numbers")}
     return {**row, **texts, "filter_tokens": list(row["filter_tokens"]), "dense": dense, **vectors}
 
@@ -142,7 +143,7 @@ def to_document(row: Mapping[str, Any]) -> Document:
 
 def to_embeddings(rows: Sequence[Mapping[str, Any]], *, dim: int, fingerprint: str | None) -> M3Embeddings:
     """Read embeddings back from rows, row i being row i."""
-    dense = _dense_from_rows(rows).reshape(len(rows), dim)
+    dense = dense_rows([row["dense"] for row in rows]).reshape(len(rows), dim)
     return M3Embeddings(dense, sparse_from_rows(rows), fingerprint=fingerprint)
 
 
@@ -170,15 +171,15 @@ def scores_from_rows(query: M3Embeddings, rows: Sequence[Mapping[str, Any]], leg
     """Score stored rows exactly for one query."""
     names = [row["id"] for row in rows]
     if leg == "dense":
-        scores = scoring.dense(query.dense, _dense_from_rows(rows).reshape(len(rows), query.dim))
+        scores = scoring.dense(query.dense, dense_rows([row["dense"] for row in rows]).reshape(len(rows), query.dim))
     else:
         scores = scoring.sparse(query.sparse, sparse_from_rows(rows))
     return dict(zip(names, scores[0].tolist(), strict=True))
 
 
-def _dense_from_rows(rows: Sequence[Mapping[str, Any]]) -> FloatArray:
+def dense_rows(vectors: Iterable[Any]) -> FloatArray:
     """Stack dense vectors; pymilvus gives those of 16 bits as bytes, alone or in a list."""
-    return np.array([_dense(row["dense"]) for row in rows], np.float32)
+    return np.array([_dense(vector) for vector in vectors], np.float32)
 
 
 def _dense(vector: Any) -> Any:  # noqa: ANN401  # pymilvus' forms

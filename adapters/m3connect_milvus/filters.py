@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from m3connect.filters import And, Filter, HasToken, Not, NumberRange, Or, number_name
+from m3connect.filters import And, Filter, HasToken, Native, Not, NumberRange, Or, number_name
 from m3connect_milvus.columns import TENANT, Columns
 
 __all__ = ["EVERYTHING", "NOTHING", "both", "literal", "one_of", "to_expression"]
@@ -99,6 +99,8 @@ class _Writer:
                 return self.write(part, not negated, depth)
             case And() | Or():
                 return self._connect(condition, negated, depth + 1)
+            case Native(native):
+                return _own(native, negated)
         raise ValueError(f"Milvus can be asked for tokens and numbers, not for {condition!r}")
 
     def _has_token(self, any_of: tuple[str, ...], negated: bool) -> str:
@@ -143,6 +145,16 @@ class _Writer:
             else:
                 parts.append(self.write(part, inverted, depth))
         return _join(parts, conjunction=conjunction)
+
+
+def _own(native: object, negated: bool) -> str:
+    if not isinstance(native, str) or not native.strip():
+        raise ValueError(
+            f"Milvus' own condition is an expression, but got {native!r}: write one, or m3connect.filters.field(...)"
+        )
+    if negated:  # what is unknown to Milvus, as a missing key is, would be so after a `not` too
+        raise ValueError(f"an expression of Milvus cannot be negated from outside: write the negation in it: {native}")
+    return f"({native})"
 
 
 def _in_column(name: str, values: list[str | float], negated: bool) -> str:

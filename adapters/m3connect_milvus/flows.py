@@ -25,7 +25,7 @@ from m3connect_milvus.hybrid import OneRequest, is_computed_exactly, search_one_
 from m3connect_milvus.schema import FINGERPRINT_PROPERTY, Layout, marker, properties_of
 from m3connect_milvus.settings import MilvusSettings
 
-__all__ = ["MOST_HITS", "MilvusFlows", "Server"]
+__all__ = ["MOST_HITS", "MilvusFlows", "Server", "check_limit", "described_indexes", "may_pass", "within_limit"]
 
 MOST_HITS = 16_384
 
@@ -65,13 +65,8 @@ class MilvusFlows(StoreFlows):
         self._settings = settings
 
     def is_transient(self, error: BaseException) -> bool:
-        """Say whether an error may pass: no connection, a timeout, a rate limit, a server that is not ready."""
-        if isinstance(error, MilvusException):
-            return isinstance(error, MilvusUnavailableException) or error.code == ErrorCode.RATE_LIMIT
-        if isinstance(error, RpcError):
-            code = getattr(error, "code", lambda: None)()
-            return code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
-        return super().is_transient(error)
+        """Say whether an error of the client may pass by itself."""
+        return may_pass(error) or super().is_transient(error)
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Add the limits of Milvus to what no store accepts."""
@@ -183,8 +178,7 @@ class MilvusFlows(StoreFlows):
 
     def search(self, queries: M3Embeddings, plan: SearchPlan, filter: Filter | None) -> Flow[list[list[Hit]]]:
         """Leave the whole search to Milvus where it computes exactly what we mean, and fuse here where not."""
-        if plan.candidates is None and plan.top_k <= MOST_HITS < plan.limit:
-            plan = replace(plan, candidates=MOST_HITS)
+        plan = within_limit(plan)
         if plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
             return (yield from super().search(queries, plan, filter))
         check_queries(queries, dim=self.dim)
@@ -201,19 +195,14 @@ class MilvusFlows(StoreFlows):
     def find(
         self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection
     ) -> Flow[dict[Leg, list[dict[str, float]]]]:
-        """Search each leg, with the filter on each."""
-        if limit > MOST_HITS:
-            raise ValueError(
-                f"Milvus gives a query at most {MOST_HITS} hits, but this search needs {limit} candidates a "
-                f"leg: lower top_k, or pass candidates={MOST_HITS}"
-            )
+        """Search the legs at the same time where the client can, with the filter on each."""
+        check_limit(limit)
         expressions = self._expressions(selection, most=MOST_HITS)
-        found: dict[Leg, list[dict[str, float]]] = {}
-        for leg in legs:
-            found[leg] = yield from requests.find(
-                self.name, queries, leg, limit=limit, expressions=expressions, settings=self._settings
+        return (
+            yield from requests.find(
+                self.name, queries, legs, limit=limit, expressions=expressions, settings=self._settings
             )
-        return found
+        )
 
     def score(self, queries: M3Embeddings, leg: Leg, ids: Sequence[Sequence[str]]) -> Flow[list[dict[str, float]]]:
         """Score named documents from their stored vectors: a server's approximate index could miss some."""
@@ -260,6 +249,30 @@ class MilvusFlows(StoreFlows):
 
     def _written(self, selection: Selection) -> str:
         return to_expression(selection.exact, self._columns)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether an error may pass: no connection, a timeout, a rate limit, a server that is not ready."""
+    if isinstance(error, MilvusException):
+        return isinstance(error, MilvusUnavailableException) or error.code == ErrorCode.RATE_LIMIT
+    code = getattr(error, "code", lambda: None)() if isinstance(error, RpcError) else None
+    return code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
+
+
+def within_limit(plan: SearchPlan) -> SearchPlan:
+    """Lower the candidates that a plan takes by default to what Milvus gives."""
+    if plan.candidates is None and plan.top_k <= MOST_HITS < plan.limit:
+        return replace(plan, candidates=MOST_HITS)
+    return plan
+
+
+def check_limit(limit: int) -> None:
+    """Refuse more candidates than Milvus gives."""
+    if limit > MOST_HITS:
+        raise ValueError(
+            f"Milvus gives a query at most {MOST_HITS} hits, but this search needs {limit} candidates a "
+            f"leg: lower top_k, or pass candidates={MOST_HITS}"
+        )
 
 
 def described_indexes(name: str) -> Flow[dict[str, dict[str, Any]]]:

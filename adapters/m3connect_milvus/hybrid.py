@@ -15,7 +15,7 @@ from m3connect.fusion import RRF, Dense, Sparse
 from m3connect.search import SearchPlan
 from m3connect.store import Hit
 from m3connect_milvus.convert import DOCUMENT_FIELDS, EMPTY_SPARSE, scores_from_hits, to_document
-from m3connect_milvus.requests import QUERIES_A_REQUEST, LegSearch
+from m3connect_milvus.requests import QUERIES_A_REQUEST, LegSearch, search_legs, weights_of
 from m3connect_milvus.settings import MilvusSettings
 
 __all__ = ["OneRequest", "is_computed_exactly", "search_one_leg"]
@@ -46,11 +46,10 @@ def search_one_leg(
 ) -> Flow[list[list[Hit]]]:
     """Search one leg, the documents in the same answer; of sparse hits those above 0."""
     (leg,) = plan.fusion.legs
-    asking = LegSearch(name, leg, plan.top_k, settings, DOCUMENT_FIELDS, _step(plan.top_k))
-    answers = yield from asking.run(queries, expression)
-    weights = queries.sparse.to_dicts() if leg == "sparse" else [None] * len(queries)
+    search = LegSearch(name, leg, plan.top_k, settings, expression, DOCUMENT_FIELDS, _step(plan.top_k))
+    (answers,) = yield from search_legs([search], queries)
     found: list[list[Hit]] = []
-    for hits, query in zip(answers, weights, strict=True):
+    for hits, query in zip(answers, weights_of(queries, leg), strict=True):
         kept = scores_from_hits(hits, query)
         found.append(_to_hits([hit for hit in hits if hit["id"] in kept], 1.0))
     return found

@@ -8,9 +8,11 @@ from typing import Any
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
 from m3connect.filters import FilterFields, declared_fields
 from m3connect.flows import Call, Flow
+from m3connect.foreign import ForeignLayout
 from m3connect.store import check_fingerprint
 from m3connect_milvus.columns import Columns
 from m3connect_milvus.flows import MilvusFlows, Server, described_indexes
+from m3connect_milvus.foreign import ForeignFlows, open_foreign
 from m3connect_milvus.schema import Layout, check_name, index_params, marker, read_layout, to_schema
 from m3connect_milvus.settings import PROFILES, MilvusSettings, say_once, settings_for_lite
 
@@ -22,7 +24,7 @@ class Wanted:
     """What a caller says about a collection that is to be opened.
 
     Raises:
-        ValueError: token vectors are asked for.
+        ValueError: token vectors are asked for, or a layout came with what only collections of our own have.
     """
 
     dim: int | None = None
@@ -32,8 +34,14 @@ class Wanted:
     settings: MilvusSettings | None = None
     filter_fields: FilterFields | None = None
     tenant_field: str | None = None
+    layout: ForeignLayout | None = None
 
     def __post_init__(self) -> None:
+        if self.layout is not None and (self.filter_fields or self.tenant_field is not None):
+            raise ValueError(
+                "filter_fields= and tenant_field= are for collections that m3connect fills: leave them out where "
+                "layout= is given"
+            )
         if self.multi_vector:
             raise ValueError(
                 "Milvus cannot store token vectors: leave multi_vector=True out; HybridRetriever(rerank=True) encodes "
@@ -46,14 +54,23 @@ class Wanted:
         return Columns(declared_fields(self.filter_fields or {}), self.tenant_field)
 
 
-def open_collection(name: str, wanted: Wanted) -> Flow[MilvusFlows]:
+def open_collection(name: str, wanted: Wanted) -> Flow[MilvusFlows | ForeignFlows]:
     """Create a collection or check the one that is there, and load it for searching.
+
+    One that a layout describes is only read.
 
     Raises:
         CollectionNotFoundError: there is none and none may be created.
         CollectionMismatchError: it does not fit.
     """
     check_name(name)
+    if wanted.layout is not None:
+        settings = wanted.settings or PROFILES["small"]
+        return (
+            yield from open_foreign(
+                name, wanted.layout, dim=wanted.dim, fingerprint=wanted.adopt_fingerprint, settings=settings
+            )
+        )
     columns = wanted.columns
     server = Server(str((yield Call("get_server_version"))))
     settings = wanted.settings or PROFILES["small"]

@@ -16,7 +16,7 @@ from m3connect_milvus.convert import Row, scores_from_hits
 from m3connect_milvus.filters import both, literal, one_of
 from m3connect_milvus.settings import MilvusSettings
 
-__all__ = ["LegSearch", "Weights", "count", "fetch", "find", "groups", "next_ids"]
+__all__ = ["LegSearch", "Weights", "count", "fetch", "find", "groups", "next_ids", "search_legs", "weights_of"]
 
 Weights: TypeAlias = Mapping[int, float]
 
@@ -37,11 +37,8 @@ def count(name: str, expression: str) -> Flow[int]:
 
 def fetch(name: str, ids: Sequence[str], fields: Sequence[str]) -> Flow[dict[str, Row]]:
     """Read rows by id, absent ones left out; `client.get(ids=)` would not escape the ids."""
-    found: dict[str, Row] = {}
-    for group in groups(ids):
-        rows = yield _query(name, one_of(group), list(fields))
-        found |= {row["id"]: row for row in rows}
-    return found
+    answers = yield tuple(_query(name, one_of(group), list(fields)) for group in groups(ids))
+    return {row["id"]: row for rows in answers for row in rows}
 
 
 def next_ids(name: str, expression: str, *, after: str) -> Flow[list[str]]:
@@ -66,26 +63,33 @@ def next_ids(name: str, expression: str, *, after: str) -> Flow[list[str]]:
 
 
 def find(
-    name: str, queries: M3Embeddings, leg: Leg, *, limit: int, expressions: Sequence[str], settings: MilvusSettings
-) -> Flow[list[dict[str, float]]]:
-    """Search one leg for all queries; one without weights finds nothing in the sparse leg and is not sent.
+    name: str,
+    queries: M3Embeddings,
+    legs: Sequence[Leg],
+    *,
+    limit: int,
+    expressions: Sequence[str],
+    settings: MilvusSettings,
+) -> Flow[dict[Leg, list[dict[str, float]]]]:
+    """Search legs for all queries, independently; one without weights finds nothing in the sparse leg and is not sent.
 
     Args:
         name: the collection's.
         queries: what to search for.
-        leg: dense or sparse.
+        legs: dense or sparse.
         limit: the most hits a query gets.
         expressions: each is searched by itself, and the best of all are kept; "" is everything.
         settings: how to search.
     """
-    asking = LegSearch(name, leg, limit, settings)
-    sparse = _sparse_queries(queries, leg)
-    found: list[dict[str, float]] = [{} for _ in sparse]
-    for expression in expressions:
-        answers = yield from asking.run(queries, expression)
-        for i, hits in enumerate(answers):
-            found[i] |= scores_from_hits(hits, sparse[i])
-    return [_best(scores, limit) for scores in found] if len(expressions) > 1 else found
+    searches = [LegSearch(name, leg, limit, settings, expression) for leg in legs for expression in expressions]
+    answers = yield from search_legs(searches, queries)
+    found: dict[Leg, list[dict[str, float]]] = {leg: [{} for _ in range(len(queries))] for leg in legs}
+    for search, rows in zip(searches, answers, strict=True):
+        for scores, hits, weights in zip(found[search.leg], rows, weights_of(queries, search.leg), strict=True):
+            scores |= scores_from_hits(hits, weights)
+    if len(expressions) == 1:
+        return found
+    return {leg: [_best(scores, limit) for scores in rows] for leg, rows in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,33 +104,32 @@ class LegSearch:
     """The most hits a query gets."""
 
     settings: MilvusSettings
+    expression: str = ""
+    """Which rows; "" is all."""
+
     fields: Sequence[str] = ("id",)
     """What comes with a hit; left out, Lite would send everything, vectors too."""
 
     step: int = QUERIES_A_REQUEST
     """The most queries in one request."""
 
-    def run(self, queries: M3Embeddings, expression: str) -> Flow[list[Sequence[Mapping[str, Any]]]]:
-        """Return each query's hits; a query without weights is not sent to the sparse leg, and has none."""
-        sparse = _sparse_queries(queries, self.leg)
+    def calls(self, queries: M3Embeddings) -> list[tuple[Sequence[int], Call]]:
+        """Return its requests, each with the positions of its queries; those without weights have no sparse search."""
+        sparse = weights_of(queries, self.leg)
         dense = queries.dense.astype(np.float16 if self.settings.half_precision else np.float32, copy=False)
-        found: list[Sequence[Mapping[str, Any]]] = [[] for _ in sparse]
+        data: Sequence[Any] = list(dense) if self.leg == "dense" else sparse
         asked = [i for i, weights in enumerate(sparse) if weights is None or weights]
-        for start in range(0, len(asked), self.step):
-            positions = asked[start : start + self.step]
-            answers = yield self._call([dense[i] if self.leg == "dense" else sparse[i] for i in positions], expression)
-            for i, hits in zip(positions, answers, strict=True):
-                found[i] = hits
-        return found
+        portions = [asked[start : start + self.step] for start in range(0, len(asked), self.step)]
+        return [(positions, self._call([data[i] for i in positions])) for positions in portions]
 
-    def _call(self, data: list[Any], expression: str) -> Call:
+    def _call(self, data: list[Any]) -> Call:
         return Call(
             "search",
             {
                 "collection_name": self.name,
                 "data": data,
                 "anns_field": self.leg,
-                "filter": expression,
+                "filter": self.expression,
                 "limit": self.limit,
                 "output_fields": list(self.fields),
                 "search_params": self.settings.search_params(self.leg, self.limit),
@@ -135,7 +138,19 @@ class LegSearch:
         )
 
 
-def _sparse_queries(queries: M3Embeddings, leg: Leg) -> Sequence[Weights | None]:
+def search_legs(searches: Sequence[LegSearch], queries: M3Embeddings) -> Flow[list[list[Sequence[Mapping[str, Any]]]]]:
+    """Search at the same time where the client can; for each search every query's hits."""
+    found: list[list[Sequence[Mapping[str, Any]]]] = [[[] for _ in range(len(queries))] for _ in searches]
+    asked = [(rows, *part) for rows, search in zip(found, searches, strict=True) for part in search.calls(queries)]
+    answers = yield tuple(call for _, _, call in asked)
+    for (rows, positions, _), answer in zip(asked, answers, strict=True):
+        for i, hits in zip(positions, answer, strict=True):
+            rows[i] = hits
+    return found
+
+
+def weights_of(queries: M3Embeddings, leg: Leg) -> Sequence[Weights | None]:
+    """Return each query's weights in the sparse leg, None in the dense one."""
     return queries.sparse.to_dicts() if leg == "sparse" else [None] * len(queries)
 
 

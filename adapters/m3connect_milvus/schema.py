@@ -23,6 +23,7 @@ __all__ = [
     "Layout",
     "check_name",
     "index_params",
+    "is_ours",
     "marker",
     "properties_of",
     "read_layout",
@@ -114,6 +115,11 @@ def marker(columns: Columns, settings: MilvusSettings) -> dict[str, str]:
 def properties_of(description: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the properties of a described collection."""
     return description.get("properties") or {}
+
+
+def is_ours(description: Mapping[str, Any]) -> bool:
+    """Say whether a described collection has m3connect's marker."""
+    return _SCHEMA_PROPERTY in properties_of(description)
 
 
 def read_layout(

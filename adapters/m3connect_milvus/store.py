@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+from typing import Any, TypeVar
 
 from pymilvus import AsyncMilvusClient, MilvusClient
 
+from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
 from m3connect.filters import FilterFields
-from m3connect.flows import Call, run, run_async
-from m3connect_milvus.bound import WRITES, BoundClient
-from m3connect_milvus.flows import MilvusFlows, Server
+from m3connect.flows import Call, Flow, StoreFlows, run
+from m3connect.foreign import ForeignLayout, choose_layout
+from m3connect_milvus.bound import WRITES, AsyncCalls, lite_writes
+from m3connect_milvus.flows import Server
+from m3connect_milvus.layouts import LAYOUTS
 from m3connect_milvus.opening import Wanted, open_collection
 from m3connect_milvus.settings import MilvusSettings, Profile, choose_settings
 
 __all__ = ["AsyncMilvusStore", "MilvusStore"]
 
-_lite_writes = threading.RLock()
-"""Lite asks for one writer at a time, whatever the client; all Lite databases of a process share its interpreter."""
+_T = TypeVar("_T")
 
 
 class MilvusStore(Store):
@@ -34,14 +35,17 @@ class MilvusStore(Store):
         create: create the collection where there is none.
         multi_vector: None or False; True is not possible here, and refused with what to do instead.
         adopt_fingerprint: take over a collection of m3connect's layout that lacks its marker, its vectors being made
-            by the encoder of this fingerprint.
+            by the encoder of this fingerprint; with `layout=`, say so of a collection that somebody else filled, which
+            is not written.
         profile: "small", "large" or "cluster": how a new collection is made, and how it is searched; None makes a small
             one, and searches others as they were made for.
         settings: every knob, instead of a profile.
-        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers), for a new
-            collection; they get typed columns with an index. Filters on all other keys work too.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers),
+            for a new collection; they get typed columns with an index. Filters on all other keys work too.
         tenant_field: the metadata key that holds the tenant, for a new collection: each document must have it, and a
             filter on it searches the tenant's partition alone.
+        layout: the names of the parts of a collection that somebody else filled, or one of `LAYOUTS` by name; it is
+            then read and never written, and its filters are judged by reading its documents.
 
     Raises:
         CollectionNotFoundError: there is no such collection and none may be created.
@@ -67,6 +71,7 @@ class MilvusStore(Store):
         settings: MilvusSettings | None = None,
         filter_fields: FilterFields | None = None,
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
     ) -> None:
         wanted = Wanted(
             dim=dim,
@@ -76,6 +81,7 @@ class MilvusStore(Store):
             settings=choose_settings(profile, settings),
             filter_fields=filter_fields,
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         if isinstance(client, AsyncMilvusClient):
             raise ValueError(
@@ -89,7 +95,7 @@ class MilvusStore(Store):
 
     def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
         if self._lite and call.method in WRITES:
-            with _lite_writes:
+            with lite_writes.thread():
                 return getattr(self._client, call.method)(**call.arguments)
         return getattr(self._client, call.method)(**call.arguments)
 
@@ -100,7 +106,7 @@ class AsyncMilvusStore(AsyncStore):
     For a Milvus Lite file there is `ThreadedStore(MilvusStore(...))`.
     """
 
-    def __init__(self, client: BoundClient, flows: MilvusFlows) -> None:
+    def __init__(self, client: BoundClient, flows: StoreFlows) -> None:
         super().__init__(flows)
         self._client = client
 
@@ -118,6 +124,7 @@ class AsyncMilvusStore(AsyncStore):
         settings: MilvusSettings | None = None,
         filter_fields: FilterFields | None = None,
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
         index_client: MilvusClient | None = None,
     ) -> AsyncMilvusStore:
         """Open or create a collection; all but the last argument as for `MilvusStore`.
@@ -133,6 +140,7 @@ class AsyncMilvusStore(AsyncStore):
             settings: see `MilvusStore`.
             filter_fields: see `MilvusStore`.
             tenant_field: see `MilvusStore`.
+            layout: see `MilvusStore`.
             index_client: a sync client of the same database, which then makes the indexes, in a thread: on Milvus Lite
                 the async one cannot.
         """
@@ -144,17 +152,19 @@ class AsyncMilvusStore(AsyncStore):
             settings=choose_settings(profile, settings),
             filter_fields=filter_fields,
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         if isinstance(client, MilvusClient):
             raise ValueError("AsyncMilvusStore takes an AsyncMilvusClient; for a MilvusClient there is MilvusStore")
-        bound = BoundClient(client, index_client)
-        bound.one_writer = Server(str(await bound.perform(Call("get_server_version")))).lite
-        if bound.one_writer and index_client is None:
+        calls = AsyncCalls(client, index_client)
+        bound = BoundClient(calls.perform)
+        calls.one_writer = Server(str(await bound.perform(Call("get_server_version")))).lite
+        if calls.one_writer and index_client is None:
             raise ValueError(
                 "pymilvus' async client cannot make indexes in Milvus Lite: use ThreadedStore(MilvusStore("
                 "MilvusClient(path), ...)), or pass index_client=MilvusClient(path)"
             )
-        return cls(bound, await run_async(open_collection(collection, wanted), bound.perform))
+        return cls(bound, await bound.run(open_collection(collection, wanted)))
 
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await self._client.perform(call)
+    async def _run(self, flow: Flow[_T]) -> _T:
+        return await self._client.run(flow)

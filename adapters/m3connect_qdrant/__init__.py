@@ -12,7 +12,17 @@ try:
 except ImportError as error:
     raise ImportError('m3connect_qdrant needs qdrant-client: pip install "m3connect[qdrant]"') from error
 
+from m3connect.foreign import ForeignLayout
+from m3connect_qdrant.layouts import LAYOUTS
 from m3connect_qdrant.settings import PROFILES, QdrantSettings, VectorSettings
 from m3connect_qdrant.store import AsyncQdrantStore, QdrantStore
 
-__all__ = ["PROFILES", "AsyncQdrantStore", "QdrantSettings", "QdrantStore", "VectorSettings"]
+__all__ = [
+    "LAYOUTS",
+    "PROFILES",
+    "AsyncQdrantStore",
+    "ForeignLayout",
+    "QdrantSettings",
+    "QdrantStore",
+    "VectorSettings",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
-from m3connect.filters import And, Filter, HasToken, Not, NumberRange, Or, number_name
+from m3connect.filters import And, Filter, HasToken, Native, Not, NumberRange, Or, number_name
 from m3connect.store import Selection
 from m3connect_qdrant.convert import FILTER_NUMBERS, FILTER_TENANT, FILTER_TOKENS, point_id
 
@@ -56,7 +56,18 @@ def render(condition: Filter, tenant_field: str | None = None) -> models.Filter:
             return models.Filter(should=[render(part, tenant_field) for part in parts]) if parts else has_ids([])
         case Not(part):
             return models.Filter(must_not=[render(part, tenant_field)])
+        case Native(native):
+            return _own(native)
     raise ValueError(f"expected a filter built with field(...) that tokens and numbers decide, but got {condition!r}")
+
+
+def _own(native: object) -> models.Filter:
+    if not isinstance(native, models.Filter):
+        raise ValueError(
+            f"Qdrant's own condition is a qdrant_client.models.Filter, but got {type(native).__name__}: wrap it in "
+            "one, or write it with m3connect.filters.field(...)"
+        )
+    return native
 
 
 def _has_token(any_of: Sequence[str], tenant_field: str | None) -> models.Filter:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from grpc import RpcError, StatusCode
 from qdrant_client import models
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import ApiException
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.flows import Call, Flow
@@ -17,6 +16,7 @@ from m3connect.store import Document, Selection
 from m3connect_qdrant import convert, limits, schema
 from m3connect_qdrant.filters import has_ids
 from m3connect_qdrant.searching import SearchingFlows
+from m3connect_qdrant.transient import may_pass
 
 __all__ = ["QdrantFlows"]
 
@@ -35,13 +35,8 @@ class QdrantFlows(SearchingFlows):
     # Writing.
 
     def is_transient(self, error: BaseException) -> bool:
-        """Say whether an error may pass: no connection, a timeout, too many requests, a server that is not ready."""
-        if isinstance(error, UnexpectedResponse):
-            return error.status_code in (408, 429, 502, 503, 504)
-        if isinstance(error, RpcError):
-            code = getattr(error, "code", lambda: None)()
-            return code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
-        return isinstance(error, ResponseHandlingException) or super().is_transient(error)
+        """Say whether an error of the client may pass by itself."""
+        return may_pass(error) or super().is_transient(error)
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Say what Qdrant would refuse, its limits of size included."""
@@ -107,15 +102,16 @@ class QdrantFlows(SearchingFlows):
 
     def _retrieve(
         self, ids: Sequence[str], fields: Sequence[str], vectors: Sequence[Leg] = ()
-    ) -> Generator[Call, Any, list[models.Record]]:
+    ) -> Flow[list[models.Record]]:
         """Fetch the points of documents, absent ones left out, each once; the id must be among the fields."""
         points = [convert.point_id(name) for name in dict.fromkeys(ids)]
         page = _PAGE_WITH_TOKENS if "multi_vector" in vectors else _PAGE
-        records: list[models.Record] = []
-        for start in range(0, len(points), page):
-            wanted = {"with_payload": list(fields), "with_vectors": list(vectors) or False}
-            records += yield self._call("retrieve", {"ids": points[start : start + page]} | wanted)
-        return records
+        wanted = {"with_payload": list(fields), "with_vectors": list(vectors) or False}
+        pages = yield tuple(
+            self._call("retrieve", {"ids": points[start : start + page]} | wanted)
+            for start in range(0, len(points), page)
+        )
+        return [record for records in pages for record in records]
 
     def fetch_documents(self, ids: Sequence[str]) -> Flow[dict[str, Document]]:
         """Read documents from payloads."""

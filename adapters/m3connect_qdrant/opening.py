@@ -13,23 +13,26 @@ from qdrant_client import models
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import number_name
 from m3connect.flows import Call, Flow
+from m3connect.foreign import ForeignLayout
 from m3connect.store import check_fingerprint
 from m3connect_qdrant import schema
 from m3connect_qdrant.convert import FILTER_NUMBERS, FILTER_TENANT, FILTER_TOKENS
 from m3connect_qdrant.flows import QdrantFlows
-from m3connect_qdrant.settings import QdrantSettings, changed
+from m3connect_qdrant.foreign import ForeignFlows, open_foreign
+from m3connect_qdrant.settings import RESCORED, QdrantSettings, changed
 
 __all__ = ["Opening", "open_collection", "say_once"]
 
 logger = logging.getLogger(__name__)
 
-_RESCORED = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
-"""How quantised vectors are searched: twice as many as asked for, ordered by the full vectors."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opening:
-    """What a collection is asked to be; `QdrantStore` says what each part means."""
+    """What a collection is asked to be; `QdrantStore` says what each part means.
+
+    Raises:
+        ValueError: a layout came with what only collections of our own have.
+    """
 
     collection: str
     dim: int | None = None
@@ -39,6 +42,20 @@ class Opening:
     settings: QdrantSettings = field(default_factory=QdrantSettings)
     filter_fields: tuple[str, ...] = ()
     tenant_field: str | None = None
+    layout: ForeignLayout | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout is None:
+            return
+        if self.filter_fields or self.tenant_field is not None:
+            raise ValueError(
+                "filter_fields= and tenant_field= are for collections that m3connect fills: leave them out where "
+                "layout= is given"
+            )
+        if self.multi_vector and self.layout.multi_vector is None:
+            raise ValueError(
+                "multi_vector=True needs the name of the token vectors: layout=ForeignLayout(multi_vector=)"
+            )
 
     def call(self, method: str, arguments: Mapping[str, Any] | None = None) -> Call:
         """Return a call about this collection."""
@@ -59,13 +76,26 @@ class Opening:
         return changed(self.settings) + fields + (["tenant_field"] if self.tenant_field is not None else [])
 
 
-def open_collection(wanted: Opening, *, server: bool) -> Flow[QdrantFlows]:
+def open_collection(wanted: Opening, *, server: bool) -> Flow[QdrantFlows | ForeignFlows]:
     """Find the collection, or make it where that is allowed, and check that it is what was asked for.
+
+    One that a layout describes is only read.
 
     Raises:
         CollectionMismatchError: it has another layout, or was not made by m3connect.
         CollectionNotFoundError: there is none, and none may be made.
     """
+    if wanted.layout is not None:
+        return (
+            yield from open_foreign(
+                wanted.collection,
+                wanted.layout,
+                dim=wanted.dim,
+                fingerprint=wanted.adopt_fingerprint,
+                server=server,
+                search=wanted.settings.search,
+            )
+        )
     if not server and wanted.ignored_locally():
         say_once(f"Qdrant's local mode ignores {', '.join(wanted.ignored_locally())}: a server does not")
     if not (yield wanted.call("collection_exists")):
@@ -139,4 +169,4 @@ def _index(wanted: Opening, info: models.CollectionInfo) -> Flow[None]:
 
 
 def _dense_params(wanted: Opening, info: models.CollectionInfo) -> models.SearchParams | None:
-    return wanted.settings.search or (_RESCORED if schema.is_quantized(info) else None)
+    return wanted.settings.search or (RESCORED if schema.is_quantized(info) else None)

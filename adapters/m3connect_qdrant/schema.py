@@ -23,6 +23,7 @@ __all__ = [
     "has_token_vectors",
     "is_quantized",
     "marker",
+    "named_vectors",
     "read_marker",
     "require_marker",
 ]
@@ -105,7 +106,7 @@ def describe(info: models.CollectionInfo) -> dict[str, Any]:
     plain = info.config.model_dump(mode="json", exclude_none=True, exclude={"metadata"})
     return {
         "status": info.status.value,
-        "vectors": {name: one.model_dump(mode="json", exclude_none=True) for name, one in _named_vectors(info).items()},
+        "vectors": {name: one.model_dump(mode="json", exclude_none=True) for name, one in named_vectors(info).items()},
         "sparse_vectors": plain["params"].get("sparse_vectors", {}),
         "shards": params.shard_number,
         "replicas": params.replication_factor,
@@ -131,12 +132,12 @@ def creatable_dim(name: str, dim: int | None, *, create: bool) -> int:
 
 def has_token_vectors(info: models.CollectionInfo) -> bool:
     """Say whether the collection keeps several vectors a point under our name."""
-    return "multi_vector" in _named_vectors(info)
+    return "multi_vector" in named_vectors(info)
 
 
-def is_quantized(info: models.CollectionInfo) -> bool:
-    """Say whether dense vectors are searched in quantised copies."""
-    own = _named_vectors(info)["dense"].quantization_config
+def is_quantized(info: models.CollectionInfo, name: str = "dense") -> bool:
+    """Say whether the vectors of this name are searched in quantised copies."""
+    own = named_vectors(info)[name].quantization_config
     return own is not None or info.config.quantization_config is not None
 
 
@@ -155,7 +156,7 @@ def check_layout(name: str, info: models.CollectionInfo, *, dim: int | None, mul
     Raises:
         CollectionMismatchError: with all that differs, expected and found.
     """
-    named = _named_vectors(info)
+    named = named_vectors(info)
     dense = named.get("dense")
     size = dim or (dense.size if dense is not None else 0)
     expected = _summary(creation(size, multi_vector=multi_vector)["vectors_config"])
@@ -224,7 +225,8 @@ def check_points(name: str, *, foreign: int) -> None:
         )
 
 
-def _named_vectors(info: models.CollectionInfo) -> Mapping[str, models.VectorParams]:
+def named_vectors(info: models.CollectionInfo) -> Mapping[str, models.VectorParams]:
+    """Return the dense and multi-vectors of a collection by name, that of an unnamed one being empty."""
     vectors = info.config.params.vectors
     if isinstance(vectors, Mapping):
         return vectors

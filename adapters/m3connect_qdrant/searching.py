@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,7 +111,7 @@ class SearchingFlows(StoreFlows):
             for i, hits in enumerate(found)
         ]
 
-    def _ask(self, asks: Sequence[requests.Ask], queries: M3Embeddings) -> Generator[Call, Any, list[dict[str, float]]]:
+    def _ask(self, asks: Sequence[requests.Ask], queries: M3Embeddings) -> Flow[list[dict[str, float]]]:
         """Return scores by id for each ask."""
         made = [requests.to_request(ask, queries) for ask in asks]
         answers = yield from self._query(made, [ask.ids for ask in asks])
@@ -119,7 +119,7 @@ class SearchingFlows(StoreFlows):
 
     def _query(
         self, made: Sequence[models.QueryRequest | None], ids: Sequence[int]
-    ) -> Generator[Call, Any, list[list[models.ScoredPoint]]]:
+    ) -> Flow[list[list[models.ScoredPoint]]]:
         """Send searches in as few requests as the size limit lets; what is None finds nothing.
 
         Args:
@@ -128,10 +128,11 @@ class SearchingFlows(StoreFlows):
         """
         sent = [(request, n) for request, n in zip(made, ids, strict=True) if request is not None]
         sizes = [limits.request_size(request, ids=n) for request, n in sent]
-        answers: list[models.QueryResponse] = []
-        for part in limits.in_batches(sizes):
-            answers += yield self._call("query_batch_points", {"requests": [request for request, _ in sent[part]]})
-        points = (answer.points for answer in answers)
+        parts = yield tuple(
+            self._call("query_batch_points", {"requests": [request for request, _ in sent[part]]})
+            for part in limits.in_batches(sizes)
+        )
+        points = (answer.points for answers in parts for answer in answers)
         return [next(points) if request is not None else [] for request in made]
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 from qdrant_client import models
 
-__all__ = ["PROFILES", "QdrantSettings", "VectorSettings", "changed", "choose_settings"]
+__all__ = ["PROFILES", "RESCORED", "QdrantSettings", "VectorSettings", "changed", "choose_settings"]
+
+
+RESCORED = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
+"""How quantised vectors are searched: twice as many as asked for, ordered by the full vectors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

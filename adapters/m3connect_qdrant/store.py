@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
+from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
 from m3connect.filters import FilterFields, declared_fields
-from m3connect.flows import Call, run, run_async
-from m3connect_qdrant.flows import QdrantFlows
+from m3connect.flows import Call, Flow, StoreFlows, run
+from m3connect.foreign import ForeignLayout, choose_layout
+from m3connect_qdrant.layouts import LAYOUTS
 from m3connect_qdrant.local import is_local, lock_of
 from m3connect_qdrant.opening import Opening, open_collection
 from m3connect_qdrant.settings import QdrantSettings, choose_settings
 
 __all__ = ["AsyncQdrantStore", "QdrantStore"]
+
+_T = TypeVar("_T")
 
 
 class QdrantStore(Store):
@@ -31,13 +35,16 @@ class QdrantStore(Store):
         create: False means that the collection exists.
         multi_vector: keep token vectors too; every batch must then bring them. None takes a collection as it was made,
             and makes a new one without.
-        adopt_fingerprint: take over a collection of this layout that lost its marker, as filled by this encoder.
+        adopt_fingerprint: take over a collection of m3connect's layout that lost its marker, as filled by this
+            encoder; with `layout=`, say so of a collection that somebody else filled, which is not written.
         profile: how a new collection is kept: `small`, `large` or `cluster` (settings.py, `PROFILES`).
         settings: the same in every detail, instead of a profile.
         filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers);
             numbers get an index to order by (`<`, `between`). Equality, membership and emptiness have theirs anyway.
         tenant_field: the metadata key that names a document's tenant. Its documents lie together and have links of
             their own in the graph, so a search filtered by one tenant costs what its share of the collection costs.
+        layout: the names of the parts of a collection that somebody else filled, or one of `LAYOUTS` by name; it is
+            then read and never written, and its filters are judged by reading its documents.
 
     Raises:
         CollectionMismatchError: the collection has another layout, or was not made by m3connect.
@@ -67,6 +74,7 @@ class QdrantStore(Store):
         settings: QdrantSettings | None = None,
         filter_fields: FilterFields = (),
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
     ) -> None:
         if not isinstance(client, QdrantClient):
             raise ValueError(
@@ -84,6 +92,7 @@ class QdrantStore(Store):
             settings=choose_settings(profile, settings),
             filter_fields=_names(filter_fields),
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
         super().__init__(run(open_collection(wanted, server=not is_local(client)), self._perform))
 
@@ -93,9 +102,9 @@ class QdrantStore(Store):
 
 
 class AsyncQdrantStore(AsyncStore):
-    """`QdrantStore` over a server's native async client; made by `AsyncQdrantStore.open`."""
+    """`QdrantStore` over a server's async client; made by `open`, used in the event loop it was opened in."""
 
-    def __init__(self, client: AsyncQdrantClient, flows: QdrantFlows) -> None:
+    def __init__(self, client: BoundClient, flows: StoreFlows) -> None:
         super().__init__(flows)
         self._client = client
 
@@ -113,6 +122,7 @@ class AsyncQdrantStore(AsyncStore):
         settings: QdrantSettings | None = None,
         filter_fields: FilterFields = (),
         tenant_field: str | None = None,
+        layout: ForeignLayout | str | None = None,
     ) -> AsyncQdrantStore:
         """Open a collection, or make it; arguments and errors as for `QdrantStore`.
 
@@ -130,11 +140,13 @@ class AsyncQdrantStore(AsyncStore):
             settings=choose_settings(profile, settings),
             filter_fields=_names(filter_fields),
             tenant_field=tenant_field,
+            layout=choose_layout(layout, LAYOUTS),
         )
-        return cls(client, await run_async(open_collection(wanted, server=True), partial(_await, client)))
+        bound = BoundClient(partial(_await, client))
+        return cls(bound, await bound.run(open_collection(wanted, server=True)))
 
-    async def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the client's answer
-        return await _await(self._client, call)
+    async def _run(self, flow: Flow[_T]) -> _T:
+        return await self._client.run(flow)
 
 
 async def _await(client: AsyncQdrantClient, call: Call) -> Any:  # noqa: ANN401  # the client's answer

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from itertools import islice
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
+from rich.text import Text
 
 from m3connect._version import __version__
-from m3connect.cli.conditions import parse_filters
+from m3connect.chunking import chunk as chunked
+from m3connect.cli.conditions import parse_fields, parse_filters
+from m3connect.cli.indexing import Cut, Indexed, batches, index_files
 from m3connect.cli.options import (
+    EXIT_CODES,
     EXIT_SET_ASIDE,
+    EXIT_WRONG,
     Collection,
     Debug,
     Filters,
@@ -29,7 +34,7 @@ from m3connect.cli.options import (
     results,
 )
 from m3connect.cli.show import (
-    Problem,
+    displaced_note,
     embeddings_table,
     hit_record,
     hits_table,
@@ -37,14 +42,21 @@ from m3connect.cli.show import (
     json_rows,
     problems_table,
     report_table,
+    settings_table,
+    store_table,
 )
+from m3connect.cli.stores import check_model, open_for_index
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
-from m3connect.ingestion import ingest
-from m3connect.opening import open_store, size_advice
-from m3connect.readers import read_documents
+from m3connect.opening import check_spec, open_store, size_advice
 from m3connect.retrieval import HybridRetriever
 
+if TYPE_CHECKING:
+    from m3connect.encoder import M3Encoder
+
 __all__ = ["app", "main"]
+
+_SHORTEST_WINDOW = 16
+"""Tokens; shorter windows say nothing."""
 
 _T = TypeVar("_T")
 
@@ -91,7 +103,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EXIT_CODES)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
@@ -100,24 +112,56 @@ def _root(
     """Hybrid search with M3-Embedding: dense, sparse and multi-vectors from one forward pass.
 
     Start with `m3connect demo`. Results go to standard output, everything else to standard error.
-
-    Exit codes: 0 done; 1 failure, in one line (`--debug` after a command shows more); 2 wrong usage; 3 indexed, but
-    some documents were set aside; 130 interrupted.
     """
 
 
-@app.command(name="index")
+@app.command(name="index", epilog=EXIT_CODES)
 @reports_errors
 def index_command(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files or folders of .txt, .md, .jsonl and .csv.")],
     store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Remove what was indexed from these same paths earlier and is no longer in the files, and nothing "
+            "else; give the folder, not its files.",
+        ),
+    ] = False,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=_SHORTEST_WINDOW,
+            metavar="TOKENS",
+            help="Cut longer documents into overlapping windows of this many tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="TOKENS",
+            help="Tokens that a window shares with the one before; an eighth of --chunk if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    filter_field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:TYPE]",
+            help="Metadata that filters will ask for often: str (the default) or number, as in year:number. For a new "
+            "collection; makes such filters faster, on Milvus above all. May be repeated.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Documents that are encoded and stored together.")] = 256,
     multi_vector: Annotated[
         bool | None,
         typer.Option(
-            help="Store token vectors too (Qdrant): faster reranking, a larger database. Default: as it was made.",
+            help="Store token vectors too (Qdrant): faster reranking, a larger database. Default: as the collection "
+            "was made.",
             show_default=False,
         ),
     ] = None,
@@ -127,43 +171,85 @@ def index_command(
 
     A .txt or .md file is one document, and its path in the given folder is its id. A line of .jsonl is one:
     `{"text": ..., "id": ..., "metadata": {...}}`, other keys join the metadata. A row of .csv is one: columns `text`
-    and `id`, the others are metadata. A document whose id is taken replaces the old one.
+    and `id`, the others are metadata. A document whose id is taken replaces the old one; but a file whose name is
+    that of a file from another folder is set aside. Where a document was read is in its metadata, as `indexed_from`.
 
     Run it again after a change or an interruption: what is already stored is not encoded again. What was deleted from
-    the files stays in the store.
+    the files stays in the store, unless `--prune` is given.
 
-    Exit code 3 says that it is done, but some documents were set aside; they are listed with their reasons.
-
-    Example: `m3connect index notes/ --store qdrant:index --collection notes`
+    Example: `m3connect index notes/ --store qdrant:index --collection notes --prune`
     """
+    fields = _usage("--filter-field", lambda: parse_fields(filter_field or []))
+    _check_index_options(store, chunk, overlap, multi_vector)
     store = choose_store(store)
-    problems: list[Problem] = []
-    documents = read_documents(paths, on_problem=lambda *problem: problems.append(Problem(*problem)))
     encoder = load_encoder(model)
-    with open_store(store, collection, dim=encoder.dim, multi_vector=multi_vector) as opened:
+    cut = _cut(encoder, chunk, overlap)
+    with open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened:
         try:
-            report = ingest(encoder, opened, documents, batch_size=batch_size, progress=sys.stderr.isatty())
+            done = index_files(
+                encoder,
+                opened,
+                paths,
+                cut=cut,
+                pruning=prune,
+                batch_size=batch_size,
+                progress=sys.stderr.isatty(),
+            )
         except KeyboardInterrupt:
             notes().print(
                 f"interrupted: {opened.count():,} documents are stored; the same command goes on from there",
                 style="yellow",
             )
             raise
-        count = opened.count()
-    results().print(report_table(report, len(problems)))
-    results().print(f"{store} collection {collection!r} holds {count:,} documents.")
-    advice = size_advice(store, count)
-    if advice:
-        notes().print(f"note: {advice}", style="yellow")
-    problems += [Problem(f"document {rejected.document.id!r}", 0, rejected.reason) for rejected in report.rejected]
+    _print_indexed(done, store, collection)
+
+
+def _usage(option: str, parse: Callable[[], _T]) -> _T:
+    """Parse the value of an option; what is wrong with it is wrong usage."""
+    try:
+        return parse()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=f"'{option}'") from error
+
+
+def _check_index_options(store: str | None, chunk: int | None, overlap: int | None, multi_vector: bool | None) -> None:
+    if overlap is not None and chunk is None:
+        raise typer.BadParameter("there are no windows without --chunk", param_hint="'--overlap'")
+    if overlap is not None and chunk is not None and overlap > chunk // 2:
+        raise typer.BadParameter(f"{overlap} is more than half of --chunk {chunk}", param_hint="'--overlap'")
+    if multi_vector and store is not None and check_spec(store)[0] == "milvus":
+        raise typer.BadParameter(
+            "Milvus cannot store token vectors; `search --rerank` works without them, it encodes its candidates again",
+            param_hint="'--multi-vector'",
+        )
+
+
+def _cut(encoder: M3Encoder, size: int | None, overlap: int | None) -> Cut:
+    if size is None:
+        return lambda document: [document]
+    if size > encoder.max_length:
+        raise typer.BadParameter(f"the model reads at most {encoder.max_length} tokens", param_hint="'--chunk'")
+    shared = size // 8 if overlap is None else overlap
+    return lambda document: list(chunked([document], encoder.token_spans, max_tokens=size, overlap=shared))
+
+
+def _print_indexed(done: Indexed, store: str, collection: str) -> None:
+    report, problems = done.report, done.problems
+    table = report_table(report, set_aside=len(problems), outdated=done.outdated, pruned=done.pruned)
+    results().print(table)
+    plural = "" if done.count == 1 else "s"
+    results().print(f"{store} collection {collection!r} holds {done.count:,} document{plural}.", soft_wrap=True)
+    hints = [displaced_note(done.displaced), size_advice(store, done.count)]
+    if not report.total and not problems:
+        hints.append("no .txt, .md, .jsonl or .csv file was found")
+    for hint in filter(None, hints):
+        notes().print(f"note: {hint}", style="yellow", markup=False)
     if problems:
         notes().print(problems_table(problems))
         raise typer.Exit(EXIT_SET_ASIDE)
-    if not report.total:
-        notes().print("note: no .txt, .md, .jsonl or .csv file was found", style="yellow")
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 @reports_errors
 def search(
     question: Annotated[str, typer.Argument(help="What to look for, in any language.")],
@@ -176,24 +262,30 @@ def search(
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the best 50 by all three scores together.")
     ] = False,
+    group: Annotated[
+        bool,
+        typer.Option("--group/--no-group", help="Show the best window of a long document, or every one that is found."),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a hit.")] = False,
     debug: Debug = False,
 ) -> None:
     """Find the documents that answer a question; the model must be the one that indexed them.
 
-    In a filter, `=` also finds a member of a list, and quotes keep a number a string: `--filter 'code="007"'`.
+    Filters: `=` and `!=` compare text, numbers and true or false, and look into lists; `>`, `>=`, `<` and `<=` compare
+    numbers; `~` finds a part of a text, in upper or lower case. Double quotes keep a number a string:
+    `--filter 'code="007"'`. Put a filter into quotes, or your shell takes `<`, `>` and `!` for itself.
 
-    Example: `m3connect search "How do bees make honey?" --store qdrant:index --collection notes --filter lang=en`
+    Example: `m3connect search "How do bees make honey?" --store qdrant:index --collection notes --where lang=en
+    --where "year>=1990"`
     """
     if not question.strip():
         raise typer.BadParameter("the question is blank", param_hint="'QUESTION'")
-    try:
-        condition = parse_filters(filter or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="'--filter'") from error
+    condition = _usage("--filter", lambda: parse_filters(filter or []))
     with open_store(choose_store(store), collection, create=False, multi_vector=None) as opened:
-        retriever = HybridRetriever(load_encoder(model), opened, rerank=rerank, fusion=_FUSIONS[fusion.value])
-        hits = retriever.search(question, top_k=top_k, filter=condition, with_scores=True)
+        encoder = load_encoder(model)
+        check_model(opened, encoder, collection=collection)
+        retriever = HybridRetriever(encoder, opened, rerank=rerank, fusion=_FUSIONS[fusion.value])
+        hits = retriever.search(question, top_k=top_k, filter=condition, with_scores=True, group_by_parent=group)
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             typer.echo(json.dumps(hit_record(rank, hit), ensure_ascii=False))
@@ -203,11 +295,11 @@ def search(
         notes().print("note: nothing was found", style="yellow")
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 @reports_errors
 def encode(
     file: Annotated[
-        typer.FileText, typer.Argument(encoding="utf-8", help="A file with one text a line; - is standard input.")
+        typer.FileBinaryRead, typer.Argument(help="A file with one text a line, in UTF-8; - is standard input.")
     ] = "-",  # type: ignore[assignment]  # typer opens it
     model: Model = None,
     multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Print token vectors too.")] = False,
@@ -217,17 +309,36 @@ def encode(
 ) -> None:
     """Print the dense vector and the sparse weights of each line as a JSON object.
 
+    Lines that are not UTF-8 are left out and named at the end; the exit code is 2 then.
+
     Example: `echo "Bees make honey." | m3connect encode --tokens`
     """
     encoder = load_encoder(model)
-    lines = (line.rstrip("\r\n") for line in file)
-    for texts in _batches(lines, batch_size):
+    bad: list[int] = []
+    for texts in batches(_utf8_lines(file, bad), batch_size):
         batch = encoder.encode(texts, multi_vector=multi_vector)
         for row in json_rows(texts, batch, decode=encoder.decode if tokens else None):
             typer.echo(row)
+    if bad:
+        named = f"line {bad[0]} is" if len(bad) == 1 else f"lines {', '.join(map(str, bad[:10]))} are"
+        more = f" ({len(bad) - 10:,} more)" if len(bad) > 10 else ""
+        notes().print(f"error: {named} not UTF-8{more}; all other lines were encoded", style="red")
+        raise typer.Exit(EXIT_WRONG)
 
 
-@app.command()
+def _utf8_lines(file: BinaryIO, bad: list[int]) -> Iterator[str]:
+    """Give lines without their ends, and collect the numbers of those that are not UTF-8."""
+    # Bytes that are not UTF-8 become lone surrogates, so that one bad line does not end the file.
+    lines = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(lines, start=1):
+        if any("\ud800" <= char <= "\udfff" for char in line):
+            bad.append(number)
+        else:
+            yield line.rstrip("\r\n")
+    lines.detach()  # whoever opened the file closes it
+
+
+@app.command(epilog=EXIT_CODES)
 @reports_errors
 def info(
     model: Model = None,
@@ -235,7 +346,7 @@ def info(
     collection: Collection = "docs",
     debug: Debug = False,
 ) -> None:
-    """Show what is installed, the model, and what a store holds.
+    """Show what is installed, the model, and what a store holds and how it is set up.
 
     Example: `m3connect info --store qdrant:index --collection notes`
     """
@@ -246,14 +357,14 @@ def info(
     if store is None:
         return
     with open_store(store, collection, create=False, multi_vector=None) as opened:
-        facts = {"store": store, "collection": collection, "documents": f"{opened.count():,}", "dimension": opened.dim}
-        kept = "stored" if opened.multi_vector else "not stored"
-        results().print(embeddings_table(facts | {"token vectors": kept, "fingerprint": opened.fingerprint}))
+        told = opened.info()
+        results().print(store_table(store, collection, told))
+        results().print(Text("\nsettings", style="dim"), settings_table(told), sep="\n")
         if opened.fingerprint not in (None, encoder.fingerprint):
-            notes().print("note: the collection was filled by another model than this one", style="yellow")
+            notes().print("note: the collection was filled by another model than the one above", style="yellow")
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 @reports_errors
 def demo(
     store: Annotated[Databases, typer.Option(help="Which embedded databases to fill.")] = Databases.both,
@@ -272,8 +383,3 @@ def demo(
     encoder = load_encoder(model)
     notes().print(f"note: filling embedded {' and '.join(names)} in a temporary folder ...", style="dim")
     print_outcome(run_demo(encoder, names), results(), shown=questions)
-
-
-def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
-    while batch := list(islice(items, size)):
-        yield batch

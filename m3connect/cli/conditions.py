@@ -1,4 +1,4 @@
-"""Filters as they are written on the command line: `lang=de`, `year>=1990`, `title~apple`."""
+"""Filters as they are written on the command line, `lang=de`, `year>=1990`, and fields to filter by, `year:number`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from m3connect.filters import And, Filter, field
+from m3connect.filters import And, FieldKind, Filter, field
 
-__all__ = ["FORMS", "parse_filter", "parse_filters"]
+__all__ = ["FORMS", "parse_fields", "parse_filter", "parse_filters"]
 
 FORMS = "key=value, key!=value, key>number, key>=number, key<number, key<=number, key~text"
 
@@ -51,6 +51,27 @@ def parse_filters(texts: Sequence[str]) -> Filter | None:
     """Read conditions that must all hold; None where there are none."""
     conditions = tuple(map(parse_filter, texts))
     return And(conditions) if len(conditions) > 1 else next(iter(conditions), None)
+
+
+def parse_fields(texts: Sequence[str]) -> dict[str, FieldKind]:
+    """Read declared filter fields: `lang`, `lang:str` or `year:number`.
+
+    Raises:
+        ValueError: a type is unknown, a name cannot be one, or one is declared twice.
+
+    Example:
+        >>> parse_fields(["lang", "year:number"])
+        {'lang': 'str', 'year': 'number'}
+    """
+    kinds: dict[str, FieldKind] = {}
+    for text in texts:
+        name, _, kind = text.rpartition(":") if ":" in text else (text, "", "str")
+        if not name or kind not in ("number", "str"):
+            raise ValueError(f"{text!r} declares no field: expected NAME, NAME:str or NAME:number")
+        if name in kinds:
+            raise ValueError(f"{name!r} is declared twice")
+        kinds[field(name).key] = "number" if kind == "number" else "str"
+    return kinds
 
 
 def _readings(value: str) -> list[Any]:

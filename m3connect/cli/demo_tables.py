@@ -26,7 +26,7 @@ _MEANING = {
     "sparse": "shared word pieces",
     "RRF": "ranks of the two",
     "weighted": "dense + 0.3 sparse",
-    "reranked": "RRF, then all three legs",
+    "reranked": "RRF, then all legs",
 }
 _EXPLANATION = (
     "Same-language: a passage in the question's language answers it, and all passages are searched. Cross-language: "
@@ -61,8 +61,9 @@ def print_outcome(outcome: Outcome, console: Console, *, shown: int = 8) -> None
 
 
 def _print_question(console: Console, question: Question, hits: Sequence[Hit]) -> None:
-    title = Text.assemble("\n", (f"{question.lang}, {question.kind}: ", "dim"), snippet(question.text, 200))
-    console.print(title, style="bold", soft_wrap=True)
+    asked = snippet(question.text, 200)
+    asked.no_wrap, asked.overflow = False, "fold"
+    console.print(Text.assemble("\n", (f"{question.lang}, {question.kind}: ", "dim"), asked), style="bold")
     console.print(hits_table(hits, answers=question.answers))
 
 
@@ -73,16 +74,16 @@ def _summary(trial: Trial, corpus: Corpus) -> Table:
     table.add_column("searched by")
     table.add_column("which is", style="dim")
     for kind in kinds:
-        table.add_column(kind, justify="right")
-    table.add_column("all", justify="right")
-    table.add_column("ms each", justify="right", style="dim")
+        table.add_column(kind.replace("-", "-\n"), justify="right", no_wrap=True)
+    table.add_column("all", justify="right", no_wrap=True)
+    table.add_column("ms each", justify="right", style="dim", no_wrap=True)
     for way in WAYS:
         found = ((trial.found_first(way, questions, kind), len(corpus.of_kind(kind))) for kind in [*kinds, None])
         cells = [f"{right} of {asked}" for right, asked in found]
         per_question = 1000 * trial.seconds[way] / max(1, len(questions))
         table.add_row(way, _MEANING[way], *cells, f"{per_question:.1f}")
     chances = (f"{corpus.chance(kind):.1f} of {len(corpus.of_kind(kind))}" for kind in [*kinds, None])
-    table.add_row("chance", "one passage picked blindly", *chances, "", style="dim")
+    table.add_row("chance", "a blind pick", *chances, "", style="dim")
     return table
 
 
@@ -122,9 +123,10 @@ def own_files() -> str:
     program = _program()
     return (
         "  # FOLDER holds .txt, .md, .jsonl or .csv files\n"
-        f"  {program} index FOLDER --store qdrant:my-index --collection notes\n"
-        f'  {program} search "your question" --store qdrant:my-index --collection notes --rerank\n'
-        "  # milvus:my-index.db works the same way; real work adds --model BAAI/bge-m3 to both"
+        f"  {program} index FOLDER --store qdrant:my-index\n"
+        f'  {program} search "your question" --store qdrant:my-index --rerank\n'
+        "  # milvus:my-index.db works the same way\n"
+        "  # real work adds --model BAAI/bge-m3 to both"
     )
 
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from m3connect.cli.conditions import FORMS
+from m3connect.cli.messages import message_of
 from m3connect.errors import M3ConnectError
 from m3connect.opening import check_spec
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from m3connect.encoder import M3Encoder
 
 __all__ = [
+    "EXIT_CODES",
     "EXIT_FAILED",
     "EXIT_SET_ASIDE",
+    "EXIT_WRONG",
     "Collection",
     "Debug",
     "Filters",
@@ -37,11 +40,14 @@ __all__ = [
 ]
 
 EXIT_FAILED = 1
+EXIT_WRONG = 2
 EXIT_SET_ASIDE = 3
+EXIT_CODES = """Exit codes: 0 done; 1 failure, said in one line (--debug shows the traceback); 2 wrong usage or input;
+3 indexed, but some documents were set aside; 130 interrupted."""
 
 _DEFAULT_STORE = "edge:m3connect-index"
 _DEMONSTRATION_MODEL = "m3-mini"
-_WIDTH_OF_FILES = 100
+_WIDTH_OF_FILES = 80
 _DATABASES = {"qdrant_client", "pymilvus", "milvus_lite", "grpc", "httpx", "huggingface_hub", "requests"}
 _LOUD = ("milvus_lite", "pymilvus")
 """Libraries that log a traceback beside the error they raise."""
@@ -75,13 +81,14 @@ Model = Annotated[
     typer.Option(help="A name on the Hugging Face hub, a folder, or m3-mini (the default, for demonstration)."),
 ]
 Filters = Annotated[
-    list[str] | None, typer.Option("--filter", metavar="CONDITION", help=f"May be repeated; all must hold. {FORMS}.")
+    list[str] | None,
+    typer.Option("--filter", "--where", metavar="CONDITION", help=f"{FORMS}. May be repeated, and then all must hold."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def results() -> Console:
-    """Return the console of standard output; wide enough for tables where it is no terminal."""
+    """Return the console of standard output; where it is no terminal, as wide as most of them are."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
     return Console(width=width, highlight=False)
 
@@ -126,8 +133,7 @@ def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
         except Exception as error:
             if kwargs.get("debug") or not _is_expected(error):
                 raise
-            message = " ".join(str(error).split()) or type(error).__name__
-            notes().print(f"error: {message}", style="red", markup=False)
+            notes().print(f"error: {message_of(error)}", style="red", markup=False)
             raise typer.Exit(EXIT_FAILED) from error
 
     return run

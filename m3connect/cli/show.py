@@ -16,10 +16,11 @@ from rich.text import Text
 from m3connect._version import __version__
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.ingestion import IngestReport
-from m3connect.store import Hit
+from m3connect.store import Hit, StoreInfo
 
 __all__ = [
     "Problem",
+    "displaced_note",
     "embeddings_table",
     "hit_record",
     "hits_table",
@@ -28,7 +29,9 @@ __all__ = [
     "number",
     "problems_table",
     "report_table",
+    "settings_table",
     "snippet",
+    "store_table",
 ]
 
 _LIBRARIES = ("numpy", "torch", "transformers")
@@ -68,8 +71,15 @@ def _facts() -> Table:
     return table
 
 
-def report_table(report: IngestReport, unreadable: int) -> Table:
-    """Show what became of the documents that were indexed."""
+def report_table(report: IngestReport, *, set_aside: int, outdated: int, pruned: int | None) -> Table:
+    """Show what became of the documents that were indexed.
+
+    Args:
+        report: what `ingest` says.
+        set_aside: bad documents, in files and by the store.
+        outdated: windows of older versions that were removed.
+        pruned: what was removed because the files no longer have it; None where that was not asked for.
+    """
     table = _facts()
     rate = f", {report.stored / report.seconds:,.0f} documents a second" if report.stored and report.seconds else ""
     older = f", {report.replaced:,} in place of an older version" if report.replaced else ""
@@ -77,8 +87,13 @@ def report_table(report: IngestReport, unreadable: int) -> Table:
     table.add_row("unchanged", f"{report.unchanged:,}")
     if report.replaced_in_batch:
         table.add_row("replaced", f"{report.replaced_in_batch:,} by a later document with the same id")
-    table.add_row("set aside", f"{len(report.rejected) + unreadable:,}")
-    table.add_row("truncated", f"{report.truncated:,}{' (their ends cannot be found)' if report.truncated else ''}")
+    if pruned is not None:
+        table.add_row("removed", f"{pruned:,} that the files no longer have")
+    if outdated:
+        table.add_row("outdated", f"{outdated:,} windows of older versions, removed")
+    table.add_row("set aside", f"{set_aside:,}")
+    ends = " (their ends cannot be found; --chunk 512 cuts long documents into windows)" if report.truncated else ""
+    table.add_row("truncated", f"{report.truncated:,}{ends}")
     table.add_row("encoding", f"{report.seconds_encoding:.2f} s")
     table.add_row("storing", f"{report.seconds_storing:.2f} s")
     return table
@@ -146,6 +161,49 @@ def embeddings_table(facts: Mapping[str, object]) -> Table:
     for name, value in facts.items():
         table.add_row(name, Text("-" if value is None else str(value)))
     return table
+
+
+def store_table(spec: str, collection: str, info: StoreInfo) -> Table:
+    """Show what a collection holds."""
+    return embeddings_table(
+        {
+            "store": spec,
+            "collection": collection,
+            "documents": f"{info.count:,}",
+            "dimension": info.dim,
+            "token vectors": "stored" if info.multi_vector else "not stored",
+            "fingerprint": info.fingerprint,
+        }
+    )
+
+
+def settings_table(info: StoreInfo) -> Table:
+    """Show how the database has a collection; what is not set is left out, and so are m3connect's own marks."""
+    return embeddings_table(
+        {
+            ".".join(path): value
+            for path, value in _leaves(info.details)
+            if value not in (None, []) and not path[-1].startswith("m3connect")
+        }
+    )
+
+
+def _leaves(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield path, value
+
+
+def displaced_note(displaced: Mapping[str, int]) -> str | None:
+    """Say which documents gave way to others with the same id; None where there are none."""
+    if not displaced:
+        return None
+    first, others = next(iter(displaced)), len(displaced) - 1
+    files = f"{first} and {others:,} other file{'s' * (others > 1)}" if others else first
+    n = sum(displaced.values())
+    return f"{n:,} document{'s' * (n > 1)} replaced one{'s' * (n > 1)} with the same id from {files}"
 
 
 def json_rows(

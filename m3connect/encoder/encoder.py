@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,15 @@ from tqdm import tqdm
 
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
 from m3connect.encoder.checkpoint import ModelConfig, find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.linear import use_fast_linears
 from m3connect.encoder.model import M3Model, Pack, load_model
+from m3connect.encoder.scheduler import Scheduler
 from m3connect.encoder.tokenizer import M3Tokenizer
 from m3connect.errors import CheckpointError
 
 __all__ = ["M3Encoder"]
 
 logger = logging.getLogger(__name__)
-
-_TOKENS_PER_PACK = 2048
-"""Enough to keep a processor's matrix units busy, and small enough for its memory."""
 
 
 class M3Encoder:
@@ -40,6 +39,7 @@ class M3Encoder:
     def __init__(self, model: M3Model, tokenizer: M3Tokenizer, *, max_length: int, name: str, fingerprint: str) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._scheduler = Scheduler(self._encode_pack)
         self.max_length = max_length
         """The most tokens of a text that are read, `<s>` and `</s>` included."""
         self.name = name
@@ -70,13 +70,9 @@ class M3Encoder:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, but the model only {config.vocab_size}"
             )
-        return cls(
-            model,
-            tokenizer,
-            max_length=config.max_length,
-            name=str(name),
-            fingerprint=_fingerprint(config, model, tokenizer),
-        )
+        fingerprint = _fingerprint(config, model, tokenizer)
+        use_fast_linears(model)
+        return cls(model, tokenizer, max_length=config.max_length, name=str(name), fingerprint=fingerprint)
 
     def __repr__(self) -> str:
         return f"M3Encoder({self.name!r}, dim={self.dim}, fingerprint={self.fingerprint!r})"
@@ -118,9 +114,7 @@ class M3Encoder:
             raise ValueError(_blame(texts)) from error
         truncated = tokenized.truncated[rows]
         _report_truncation(truncated, limit)
-        order = np.argsort([-len(ids) for ids in tokenized.token_ids], kind="stable")
-        longest_first = self._encode_packs([tokenized.token_ids[i] for i in order], multi_vector, progress)
-        batch = longest_first.take(np.argsort(order)[rows])
+        batch = self._compute(tokenized.token_ids, multi_vector, progress).take(rows)
         return M3Embeddings(batch.dense, batch.sparse, batch.multi_vector, truncated, self.fingerprint)
 
     def decode(self, token_ids: Iterable[int]) -> list[str]:
@@ -143,19 +137,14 @@ class M3Encoder:
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(_blame([text])) from error
 
-    def _encode_packs(self, ids: Sequence[IntArray], multi_vector: bool, progress: bool) -> M3Embeddings:
-        """Encode texts that come longest first."""
-        dense = np.empty((len(ids), self.dim), np.float32)
-        sparse: list[SparseRows] = []
-        vectors: list[FloatArray] = []
-        with tqdm(total=len(ids), unit="text", disable=not progress) as bar:
-            for start, stop in _packs([len(row) for row in ids]):
-                part = self._encode_pack(ids[start:stop], multi_vector)
-                dense[start:stop] = part.dense
-                sparse.append(part.sparse)
-                vectors += part.multi_vector or ()
-                bar.update(stop - start)
-        return M3Embeddings(dense, SparseRows.concatenate(sparse), tuple(vectors) if multi_vector else None)
+    def _compute(self, token_ids: Sequence[IntArray], multi_vector: bool, progress: bool) -> M3Embeddings:
+        if not token_ids:
+            return M3Embeddings(np.zeros((0, self.dim), np.float32), SparseRows.empty(0), () if multi_vector else None)
+        order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
+        longest_first = [token_ids[i] for i in order]
+        with tqdm(total=len(order), unit="text", disable=not progress) as bar:
+            batch = self._scheduler.run(longest_first, multi_vector=multi_vector, on_done=bar.update)
+        return batch.take(np.argsort(order))
 
     def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
         pack = Pack(torch.from_numpy(np.concatenate(ids)), tuple(map(len, ids)))
@@ -201,18 +190,6 @@ def _report_truncation(truncated: IntArray, limit: int) -> None:
     cut = int((truncated > 0).sum())
     if cut:
         logger.warning("%d texts are longer than %d tokens: %d tokens were cut away", cut, limit, int(truncated.sum()))
-
-
-def _packs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cut texts, longest first, into packs within the token budget; a longer text has a pack of its own."""
-    start = total = 0
-    for i, length in enumerate(lengths):
-        if i > start and total + length > _TOKENS_PER_PACK:
-            yield start, i
-            start, total = i, 0
-        total += length
-    if start < len(lengths):
-        yield start, len(lengths)
 
 
 def _sparse_rows(pack: Pack, weights: FloatArray, unweighted: IntArray) -> SparseRows:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from m3connect.encoder.checkpoint import ModelConfig, Tensors
 from m3connect.errors import CheckpointError
 
-__all__ = ["M3Model", "Pack", "load_model"]
+__all__ = ["M3Model", "Pack", "load_model", "published_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Pack:
     @property
     def starts(self) -> Tensor:
         """[n] where each text begins."""
-        lengths = torch.tensor(self.lengths)
+        lengths = torch.tensor(self.lengths, device=self.token_ids.device)
         return torch.cumsum(lengths, 0) - lengths
 
     @property
@@ -84,7 +84,8 @@ class M3Model(nn.Module):
         real = (pack.token_ids != self.pad_token_id).long()
         counted = torch.cumsum(real, 0)
         before = counted[pack.starts] - real[pack.starts]
-        ranks = counted - torch.repeat_interleave(before, torch.tensor(pack.lengths))
+        lengths = torch.tensor(pack.lengths, device=before.device)
+        ranks = counted - torch.repeat_interleave(before, lengths)
         return ranks * real + self.pad_token_id
 
 
@@ -111,12 +112,16 @@ class Layer(nn.Module):
         return result
 
     def _attend(self, qkv: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+        if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
+            # Training under autocast: a processor's attention in bfloat16 takes twice as long as in float32.
+            with torch.autocast("cpu", enabled=False):
+                return self._attend(qkv.float(), runs)
         parts = torch.split(qkv, [count * length for count, length in runs])
         return torch.cat([self._attend_run(part, *run) for part, run in zip(parts, runs, strict=True)])
 
     def _attend_run(self, qkv: Tensor, count: int, length: int) -> Tensor:
-        heads = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        query, key, value = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        attended = F.scaled_dot_product_attention(query, key, value)
         return attended.transpose(1, 2).reshape(count * length, -1)
 
 
@@ -140,6 +145,22 @@ def load_model(config: ModelConfig, weights: Tensors, heads: dict[str, Tensors])
             )
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def published_weights(model: M3Model) -> tuple[Tensors, dict[str, Tensors]]:
+    """Return what `load_model` takes: the encoder's tensors by transformers' names, and both heads."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    weights = {f"embeddings.{theirs}": state[ours] for ours, theirs in _EMBEDDINGS.items()}
+    for i in range(len(model.layers)):
+        theirs, ours = f"encoder.layer.{i}", f"layers.{i}"
+        for kind in ("weight", "bias"):
+            fused = state[f"{ours}.qkv.{kind}"].chunk(3)
+            for part, tensor in zip(("query", "key", "value"), fused, strict=True):
+                weights[f"{theirs}.attention.self.{part}.{kind}"] = tensor
+            for our_module, their_module in _LAYER_MODULES.items():
+                weights[f"{theirs}.{their_module}.{kind}"] = state[f"{ours}.{our_module}.{kind}"]
+    heads = ("sparse_linear", "colbert_linear")
+    return weights, {head: {part: state[f"{head}.{part}"] for part in ("weight", "bias")} for head in heads}
 
 
 _EMBEDDINGS = {

@@ -12,8 +12,7 @@ import pytest
 from edge_helpers import run_elsewhere
 from store_checks import assert_same_search, random_documents, random_embeddings
 
-from m3connect import MemoryStore, Weighted
-from m3connect.base import ThreadedStore
+from m3connect import MemoryStore, ThreadedStore, Weighted
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import field
 

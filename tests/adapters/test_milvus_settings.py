@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from store_checks import assert_same_search, fill, random_documents, random_embeddings
 from test_milvus import CONDITIONS, DIM
 
@@ -285,6 +285,7 @@ def declared(client: Any) -> Iterator[tuple[MilvusStore, list[Document]]]:
 
 @settings(max_examples=120, deadline=None)
 @given(condition=CONDITIONS)
+@example(condition=field("a") != 0)
 def test_filters_on_declared_fields_mean_what_they_mean_in_memory(
     declared: tuple[MilvusStore, list[Document]], condition: Filter
 ) -> None:

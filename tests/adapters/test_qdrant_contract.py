@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from store_checks import assert_same_hits, assert_same_search, fill, ids, random_documents, random_embeddings
 
-from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
-from m3connect.base import ThreadedStore
+from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, SparseRows, ThreadedStore, Weighted
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, DocumentNotFoundError
 from m3connect.filters import field
 
@@ -266,6 +265,18 @@ def test_an_async_store_does_what_the_sync_one_does() -> None:
         await client.close()
 
     asyncio.run(main())
+
+
+def test_an_async_store_stays_in_the_loop_it_was_opened_in() -> None:
+    stand_in = StandIn()
+
+    async def open_store() -> AsyncQdrantStore:
+        return await AsyncQdrantStore.open(stand_in.async_client(), NAME, dim=16)
+
+    store, asked = asyncio.run(open_store()), len(stand_in.requests)
+    with pytest.raises(ValueError, match=r"another event loop.*in each loop.*ThreadedStore"):
+        asyncio.run(store.count())
+    assert len(stand_in.requests) == asked
 
 
 def test_local_mode_is_async_in_threads() -> None:

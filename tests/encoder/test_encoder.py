@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from reference import Reference, View
 
 from m3connect import Encoder, M3Embeddings, M3Encoder
-from m3connect.encoder import encoder as encoder_module
 from m3connect.encoder import tokenizer as tokenizer_module
 
 TEXTS = [
@@ -112,33 +112,16 @@ def test_rows_are_unit_vectors_and_sparse_rows_are_sorted_and_positive(encoder: 
 
 def test_a_text_that_comes_twice_is_computed_once(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    original = M3Encoder._encode_pack
+    original = encoder._scheduler.run
 
-    def spy(self: M3Encoder, ids: list[np.ndarray], multi_vector: bool) -> M3Embeddings:
-        seen.append(len(ids))
-        return original(self, ids, multi_vector)
+    def spy(token_ids: list[np.ndarray], **options: Any) -> M3Embeddings:
+        seen.append(len(token_ids))
+        return original(token_ids, **options)
 
-    monkeypatch.setattr(M3Encoder, "_encode_pack", spy)
+    monkeypatch.setattr(encoder._scheduler, "run", spy)
     batch = encoder.encode(["same", "other", "same", "same"])
     assert sum(seen) == 2
     np.testing.assert_array_equal(batch.dense[0], batch.dense[3])
-
-
-def test_a_pack_holds_no_more_tokens_than_the_budget_unless_one_text_does(
-    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[tuple[int, int]] = []
-    original = M3Encoder._encode_pack
-
-    def spy(self: M3Encoder, ids: list[np.ndarray], multi_vector: bool) -> M3Embeddings:
-        sizes.append((len(ids), sum(map(len, ids))))
-        return original(self, ids, multi_vector)
-
-    monkeypatch.setattr(M3Encoder, "_encode_pack", spy)
-    monkeypatch.setattr(encoder_module, "_TOKENS_PER_PACK", 64)
-    encoder.encode([f"text {i} " * (i + 1) for i in range(40)])
-    assert all(tokens <= 64 or texts == 1 for texts, tokens in sizes)
-    assert len(sizes) > 5
 
 
 def test_truncated_counts_the_tokens_cut_away_and_one_line_is_logged(

@@ -1,0 +1,283 @@
+"""The searches of the vector store, each with its async twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from langchain_m3connect import flows
+from langchain_m3connect.convert import from_document, from_hit, relevance, to_filter
+from langchain_m3connect.embeddings import M3ConnectEmbeddings
+from langchain_m3connect.flows import Asked
+from langchain_m3connect.plain import from_vectors
+from langchain_m3connect.targets import Targets, encoding_of
+from m3connect import Dense, Hit, HybridStore
+from m3connect.base import AsyncStore
+from m3connect.flows import Flow
+from m3connect.fusion import Fusion
+
+__all__ = ["SearchingVectorStore"]
+
+NativeOrOurs: TypeAlias = Any
+"""A filter: of `m3connect.filters`, or the database's own."""
+
+
+class SearchingVectorStore(VectorStore):
+    """The part of `M3ConnectVectorStore` that searches; arguments are described there."""
+
+    def __init__(
+        self,
+        *,
+        store: HybridStore | AsyncStore,
+        embedding: Embeddings,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> None:
+        self.store = store
+        self.targets = Targets(encoding_of(embedding), store)
+        self._embedding = embedding
+        self._full = isinstance(embedding, M3ConnectEmbeddings)
+        self._candidates = candidates
+        if not self._full and store.multi_vector:
+            raise ValueError(
+                f"the store keeps token vectors, which {type(embedding).__name__} does not make: use "
+                "M3ConnectEmbeddings, or a store that was made with multi_vector=False"
+            )
+        self._fusion = flows.default_fusion(full=self._full) if fusion is None else self._check_fusion(fusion)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedding it was made with."""
+        return self._embedding
+
+    def asked(
+        self,
+        k: int,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+        with_scores: bool = False,
+    ) -> Asked:
+        """Complete the arguments of a search by what the vector store was made with.
+
+        Raises:
+            ValueError: the fusion needs a leg that a plain embedding does not have.
+        """
+        return Asked(
+            k=k,
+            filter=to_filter(filter),
+            fusion=self._fusion if fusion is None else self._check_fusion(fusion),
+            candidates=self._candidates if candidates is None else candidates,
+            with_scores=with_scores,
+        )
+
+    def _check_fusion(self, fusion: Fusion) -> Fusion:
+        legs = getattr(fusion, "legs", ("dense",))  # what is no fusion the store refuses
+        if not self._full and legs != ("dense",):
+            raise ValueError(
+                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches {list(legs)}: use "
+                "fusion=Dense(), or M3ConnectEmbeddings"
+            )
+        return fusion
+
+    def _hits(self, query: str, asked: Asked) -> Flow[list[Hit]]:
+        return (yield from flows.search((yield from flows.encode_query(query)), asked))
+
+    def similarity_search(  # type: ignore[override]  # what we do not know raises a TypeError
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[Document]:
+        """Return the best documents, best first."""
+        hits = self.targets.run(self._hits(query, self.asked(k, filter=filter, fusion=fusion, candidates=candidates)))
+        return [from_hit(hit) for hit in hits]
+
+    async def asimilarity_search(  # type: ignore[override]
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[Document]:
+        """See `similarity_search`."""
+        hits = await self.targets.arun(
+            self._hits(query, self.asked(k, filter=filter, fusion=fusion, candidates=candidates))
+        )
+        return [from_hit(hit) for hit in hits]
+
+    def similarity_search_with_score(
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[tuple[Document, float]]:
+        """Return the best documents with the scores they are ordered by, higher being better.
+
+        A fused score stays what it is: with `RRF()` a sum of reciprocal ranks, near 0.03 for the best. Only
+        `similarity_search_with_relevance_scores` compares across questions.
+        """
+        hits = self.targets.run(self._hits(query, self.asked(k, filter=filter, fusion=fusion, candidates=candidates)))
+        return [(from_hit(hit), hit.score) for hit in hits]
+
+    async def asimilarity_search_with_score(
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[tuple[Document, float]]:
+        """See `similarity_search_with_score`."""
+        hits = await self.targets.arun(
+            self._hits(query, self.asked(k, filter=filter, fusion=fusion, candidates=candidates))
+        )
+        return [(from_hit(hit), hit.score) for hit in hits]
+
+    def _similarity_search_with_relevance_scores(  # type: ignore[override]  # what we do not know raises a TypeError
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[tuple[Document, float]]:
+        """Return the best documents, chosen and ordered by the fusion, with their relevance on the dense leg.
+
+        The relevance is (cosine + 1) / 2 whatever the fusion: a number from 0 to 1 that a `score_threshold` may be
+        compared with, 0.5 for what has nothing in common. Scores may therefore rise down the list; with
+        `fusion=Dense()` they fall.
+        """
+        asked = self.asked(k, filter=filter, fusion=fusion, candidates=candidates, with_scores=True)
+        hits = self.targets.run(self._hits(query, asked))
+        return [(from_hit(hit), relevance((hit.scores or {})["dense"])) for hit in hits]
+
+    async def _asimilarity_search_with_relevance_scores(  # type: ignore[override]
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[tuple[Document, float]]:
+        """See `_similarity_search_with_relevance_scores`."""
+        asked = self.asked(k, filter=filter, fusion=fusion, candidates=candidates, with_scores=True)
+        hits = await self.targets.arun(self._hits(query, asked))
+        return [(from_hit(hit), relevance((hit.scores or {})["dense"])) for hit in hits]
+
+    def similarity_search_by_vector(  # type: ignore[override]  # what we do not know raises a TypeError
+        self,
+        embedding: Sequence[float],
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+    ) -> list[Document]:
+        """Return the documents whose dense vectors are nearest to a vector by cosine."""
+        hits = self.targets.run(flows.search(from_vectors([embedding]), self.asked(k, filter=filter, fusion=Dense())))
+        return [from_hit(hit) for hit in hits]
+
+    async def asimilarity_search_by_vector(  # type: ignore[override]
+        self,
+        embedding: Sequence[float],
+        k: int = 4,
+        *,
+        filter: NativeOrOurs = None,
+    ) -> list[Document]:
+        """See `similarity_search_by_vector`."""
+        hits = await self.targets.arun(
+            flows.search(from_vectors([embedding]), self.asked(k, filter=filter, fusion=Dense()))
+        )
+        return [from_hit(hit) for hit in hits]
+
+    def max_marginal_relevance_search(  # type: ignore[override]  # what we do not know raises a TypeError
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[Document]:
+        """Return k of the best `fetch_k` documents that are near the question and unlike each other.
+
+        Args:
+            query: the question.
+            k: the most documents to return.
+            fetch_k: how many the search brings to choose from.
+            lambda_mult: 1 looks at the question alone, 0 at the difference alone, both on the dense leg.
+            filter: as in every search, and so the following.
+            fusion: how the documents to choose from are found.
+            candidates: how many each leg brings.
+        """
+        asked = self.asked(k, filter=filter, fusion=fusion, candidates=candidates)
+        return self.targets.run(self._diverse(query, asked, fetch_k, lambda_mult))
+
+    async def amax_marginal_relevance_search(  # type: ignore[override]
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: NativeOrOurs = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> list[Document]:
+        """See `max_marginal_relevance_search`."""
+        asked = self.asked(k, filter=filter, fusion=fusion, candidates=candidates)
+        return await self.targets.arun(self._diverse(query, asked, fetch_k, lambda_mult))
+
+    def max_marginal_relevance_search_by_vector(  # type: ignore[override]  # what we do not know raises a TypeError
+        self,
+        embedding: Sequence[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: NativeOrOurs = None,
+    ) -> list[Document]:
+        """Do as `max_marginal_relevance_search` for a dense vector."""
+        asked = self.asked(k, filter=filter, fusion=Dense())
+        flow = flows.mmr(from_vectors([embedding]), asked, fetch_k=fetch_k, lambda_mult=lambda_mult)
+        return [from_document(document) for document in self.targets.run(flow)]
+
+    async def amax_marginal_relevance_search_by_vector(  # type: ignore[override]
+        self,
+        embedding: Sequence[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: NativeOrOurs = None,
+    ) -> list[Document]:
+        """See `max_marginal_relevance_search_by_vector`."""
+        asked = self.asked(k, filter=filter, fusion=Dense())
+        flow = flows.mmr(from_vectors([embedding]), asked, fetch_k=fetch_k, lambda_mult=lambda_mult)
+        return [from_document(document) for document in await self.targets.arun(flow)]
+
+    def _diverse(self, query: str, asked: Asked, fetch_k: int, lambda_mult: float) -> Flow[list[Document]]:
+        encoded = yield from flows.encode_query(query)
+        chosen = yield from flows.mmr(encoded, asked, fetch_k=fetch_k, lambda_mult=lambda_mult)
+        return [from_document(document) for document in chosen]
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        """Return how a score of the dense leg becomes a relevance."""
+        return relevance

@@ -1,0 +1,201 @@
+"""`M3ConnectVectorStore`: any store of m3connect as a LangChain vector store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+
+from langchain_m3connect import convert, flows
+from langchain_m3connect.searching import SearchingVectorStore
+from langchain_m3connect.targets import encoding_of
+from m3connect import HybridStore, MemoryStore
+from m3connect.base import AsyncStore
+from m3connect.flows import Call, Flow
+from m3connect.fusion import Fusion
+
+__all__ = ["M3ConnectVectorStore"]
+
+_BATCH = 256
+"""Documents encoded and stored at a time: with token vectors some 256 MB of them."""
+
+
+class M3ConnectVectorStore(SearchingVectorStore):
+    """Hybrid search in Qdrant, Milvus or memory, one forward pass a text for all legs.
+
+    Ids are any non-empty strings and come back as they were; metadata come back as JSON keeps them, nothing added.
+    An unknown argument raises a TypeError. Methods with an `a` in front never block the event loop: an async store is
+    awaited, the calls of a sync one are done in threads, and encoding in a thread of the encoder's own.
+
+    These arguments mean the same in every search:
+
+        k: the most documents to return.
+        filter: which documents are searched: a filter of `m3connect.filters`, or the database's own (a Qdrant
+            `models.Filter`, an expression of Milvus), where the metadata are under `metadata`.
+        fusion: how the legs become one list: `RRF()`, `Weighted()`, `Dense()` or `Sparse()`.
+        candidates: how many documents each leg brings before fusion; None means `max(100, 4 * k)`.
+
+    Args:
+        store: any sync store of m3connect, or an async one; with the latter only the async methods work.
+        embedding: `M3ConnectEmbeddings`, or any other LangChain `Embeddings`, which fills and searches the dense leg
+            alone, by cosine.
+        fusion: what a search uses that names none; None means `RRF()`, or `Dense()` for a plain embedding.
+        candidates: what a search uses that says nothing.
+
+    Example:
+        >>> from langchain_m3connect import M3ConnectEmbeddings
+        >>> from m3connect.testing import FakeEncoder
+        >>> embedding = M3ConnectEmbeddings(encoder=FakeEncoder())
+        >>> vectorstore = M3ConnectVectorStore.from_texts(["red apple", "blue sea"], embedding, ids=["a", "b"])
+        >>> [document.id for document in vectorstore.similarity_search("apple", k=1)]
+        ['a']
+    """
+
+    # Writing and reading by id.
+
+    def add_texts(  # type: ignore[override]  # what we do not know raises a TypeError
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int = _BATCH,
+    ) -> list[str]:
+        """Encode and store texts; one whose id is taken replaces the old one, one without gets a random id.
+
+        Args:
+            texts: any strings.
+            metadatas: one a text, with what JSON can hold.
+            ids: one a text, or None in its place.
+            batch_size: how many are encoded and stored at a time; an error leaves earlier batches stored.
+
+        Returns:
+            The ids, in order.
+
+        Raises:
+            ValueError: counts differ, or the store refuses a document.
+        """
+        return self.targets.run(self._add(texts, metadatas, ids, batch_size))
+
+    async def aadd_texts(  # type: ignore[override]
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int = _BATCH,
+    ) -> list[str]:
+        """See `add_texts`."""
+        return await self.targets.arun(self._add(texts, metadatas, ids, batch_size))
+
+    def add_documents(  # type: ignore[override]
+        self, documents: Sequence[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
+    ) -> list[str]:
+        """Encode and store documents under `ids`, or where none are given under their own; see `add_texts`."""
+        return self.add_texts(*_parts(documents), ids=_ids(documents, ids), batch_size=batch_size)
+
+    async def aadd_documents(  # type: ignore[override]
+        self, documents: Sequence[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
+    ) -> list[str]:
+        """See `add_documents`."""
+        return await self.aadd_texts(*_parts(documents), ids=_ids(documents, ids), batch_size=batch_size)
+
+    def _add(
+        self,
+        texts: Iterable[str],
+        metadatas: Sequence[dict[str, Any]] | None,
+        ids: Sequence[str | None] | None,
+        batch_size: int,
+    ) -> Flow[list[str]]:
+        documents = convert.to_documents(texts, metadatas, ids)
+        return flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size)
+
+    def delete(  # type: ignore[override]
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Any = None,  # noqa: ANN401  # ours or the database's
+    ) -> bool:
+        """Delete by ids or by filter, exactly one of them; absent ids are passed over.
+
+        Returns:
+            True, also where there was nothing to delete.
+
+        Raises:
+            ValueError: neither was given: unlike some stores of LangChain this one does not delete everything then.
+        """
+        return self.targets.run(_delete(ids, filter))
+
+    async def adelete(  # type: ignore[override]
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Any = None,  # noqa: ANN401
+    ) -> bool:
+        """See `delete`."""
+        return await self.targets.arun(_delete(ids, filter))
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return documents in the order asked, absent ones left out."""
+        return self.targets.run(_get(ids))
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """See `get_by_ids`."""
+        return await self.targets.arun(_get(ids))
+
+    @classmethod
+    def from_texts(  # type: ignore[override]
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        store: HybridStore | AsyncStore | None = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+        batch_size: int = _BATCH,
+    ) -> Self:
+        """Make a vector store over `store`, or in memory where none is given, and add texts to it."""
+        store = MemoryStore(dim=encoding_of(embedding).dimension()) if store is None else store
+        made = cls(store=store, embedding=embedding, fusion=fusion, candidates=candidates)
+        made.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
+        return made
+
+    @classmethod
+    async def afrom_texts(  # type: ignore[override]
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        store: HybridStore | AsyncStore | None = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+        batch_size: int = _BATCH,
+    ) -> Self:
+        """See `from_texts`."""
+        store = MemoryStore(dim=await encoding_of(embedding).adimension()) if store is None else store
+        made = cls(store=store, embedding=embedding, fusion=fusion, candidates=candidates)
+        await made.aadd_texts(texts, metadatas, ids=ids, batch_size=batch_size)
+        return made
+
+
+def _parts(documents: Sequence[Document]) -> tuple[list[str], list[dict[str, Any]]]:
+    return [document.page_content for document in documents], [document.metadata for document in documents]
+
+
+def _ids(documents: Sequence[Document], ids: Sequence[str | None] | None) -> Sequence[str | None]:
+    return [document.id for document in documents] if ids is None else ids
+
+
+def _delete(ids: Sequence[str] | None, filter: object) -> Flow[bool]:
+    yield Call("delete", {"ids": ids, "filter": convert.to_filter(filter)})
+    return True
+
+
+def _get(ids: Sequence[str]) -> Flow[list[Document]]:
+    return [convert.from_document(document) for document in (yield Call("get", {"ids": ids}))]

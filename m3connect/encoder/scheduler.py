@@ -1,0 +1,231 @@
+"""Who computes what, and when: texts of concurrent calls share packs, and packs share the processor.
+
+A pack runs on few threads, and several packs run side by side: that keeps more of the processor busy than one pack on
+all threads, since nothing waits for the slowest thread after every operation. A call that is alone and fits one pack
+takes all threads, because then nothing else would use them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from m3connect.embeddings import IntArray, M3Embeddings
+
+__all__ = ["Scheduler"]
+
+EncodePack: TypeAlias = Callable[[Sequence[IntArray], bool], M3Embeddings]
+
+_TOKENS_PER_PACK = 1024
+"""Enough to keep a core's matrix unit busy, and small enough for its caches."""
+
+_FEWEST_TOKENS_PER_PACK = 256
+"""Below it the weights are read more often than they are worth."""
+
+_MOST_WORKERS = 16
+_IDLE_SECONDS = 5.0
+"""After which a worker ends, so that a forgotten encoder's memory is given back."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """Texts that somebody waits for, longest first."""
+
+    token_ids: Sequence[IntArray]
+    multi_vector: bool
+    budget: int
+    taken: int = 0
+    results: SimpleQueue[tuple[int, M3Embeddings | BaseException]] = field(default_factory=SimpleQueue)
+    """What became of some of the texts, with the place of the first of them."""
+
+    @property
+    def next_length(self) -> int:
+        return len(self.token_ids[self.taken])
+
+    def take(self, room: int) -> _Slice | None:
+        """Take the next texts that fit into so many tokens."""
+        start = self.taken
+        while self.taken < len(self.token_ids) and self.next_length <= room:
+            room -= self.next_length
+            self.taken += 1
+        return _Slice(self, start, self.taken) if self.taken > start else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Texts `start` to `stop` of a call."""
+
+    call: _Call
+    start: int
+    stop: int
+
+    @property
+    def token_ids(self) -> Sequence[IntArray]:
+        return self.call.token_ids[self.start : self.stop]
+
+
+class Scheduler:
+    """Computes the texts of all calls of one model, from any number of threads.
+
+    Calls take turns, pack by pack, so that a short one does not wait for a long one; what is left of a pack is filled
+    with texts of others. Texts longer than a pack never occupy all workers at once, if there is more than one.
+
+    Args:
+        encode_pack: computes texts that come longest first; called from several threads.
+    """
+
+    def __init__(self, encode_pack: EncodePack) -> None:
+        self._encode_pack = encode_pack
+        self._changed = threading.Condition()
+        self._waiting: deque[_Call] = deque()
+        self._workers: set[threading.Thread] = set()
+        self._running = 0
+        self._running_long = 0
+
+    def run(
+        self, token_ids: Sequence[IntArray], *, multi_vector: bool, on_done: Callable[[int], object] = lambda n: None
+    ) -> M3Embeddings:
+        """Compute texts, row i being text i; returns when all of them are done.
+
+        Args:
+            token_ids: [t_i] the tokens of each text, longest first.
+            multi_vector: compute token vectors too.
+            on_done: told how many texts were finished, in the caller's thread.
+
+        Raises:
+            Exception: what `encode_pack` raised for one of these texts; the others are not computed any more.
+        """
+        threads = min(torch.get_num_threads(), _MOST_WORKERS)
+        total = sum(map(len, token_ids))
+        budget = min(_TOKENS_PER_PACK, max(_FEWEST_TOKENS_PER_PACK, total // (2 * threads)))
+        call = _Call(token_ids, multi_vector, budget)
+        if self._start_alone(call, total):
+            batch = self._run_alone(call)
+            on_done(len(batch))
+            return batch
+        with self._changed:
+            self._waiting.append(call)
+            self._hire(threads)
+            self._changed.notify_all()
+        try:
+            return _await(call, on_done)
+        finally:
+            self._withdraw(call)
+
+    def _start_alone(self, call: _Call, total: int) -> bool:
+        with self._changed:
+            alone = not self._running and not self._waiting and (total <= call.budget or len(call.token_ids) <= 1)
+            self._running += alone
+        return alone
+
+    def _run_alone(self, call: _Call) -> M3Embeddings:
+        try:
+            return self._encode_pack(call.token_ids, call.multi_vector)
+        finally:
+            with self._changed:
+                self._running -= 1
+
+    def _hire(self, wanted: int) -> None:
+        """Start the workers that are missing; a thread that died with a fork does not count."""
+        self._workers = {worker for worker in self._workers if worker.is_alive()}
+        threads = torch.get_num_threads()
+        for _ in range(wanted - len(self._workers)):
+            ready = threading.Event()
+            worker = threading.Thread(
+                target=self._work, args=(max(1, threads // wanted), ready), name="m3connect-encoder", daemon=True
+            )
+            self._workers.add(worker)
+            worker.start()
+            ready.wait()
+        torch.set_num_threads(threads)  # a worker's setting becomes the default of new threads: take that back
+
+    def _work(self, threads: int, ready: threading.Event) -> None:
+        torch.get_num_threads()  # without it the thread's first operation would take the process-wide setting again
+        torch.set_num_threads(threads)
+        ready.set()
+        while slices := self._next_pack():
+            try:
+                self._finish(slices, self._encode_together(slices))
+            except BaseException as error:  # noqa: BLE001  # it is raised where somebody waits for these texts
+                self._finish(slices, [error] * len(slices))
+
+    def _next_pack(self) -> list[_Slice]:
+        """Wait for work; nothing means that there was none for a while, and the worker is dismissed."""
+        with self._changed:
+            while not (slices := self._choose()):
+                if not self._changed.wait(_IDLE_SECONDS) and not self._waiting:
+                    self._workers.discard(threading.current_thread())
+                    return []
+            self._running += 1
+            self._running_long += _is_long(slices)
+            return slices
+
+    def _choose(self) -> list[_Slice]:
+        """Take the next texts of the call whose turn it is, and of others where there is room."""
+        slices: list[_Slice] = []
+        room = 0
+        for call in list(self._waiting):
+            if not slices:
+                room = max(call.budget, call.next_length)
+                if room > _TOKENS_PER_PACK and self._running_long >= max(1, len(self._workers) - 1):
+                    continue
+            elif call.multi_vector != slices[0].call.multi_vector:
+                continue
+            if taken := call.take(room):
+                slices.append(taken)
+                room -= sum(map(len, taken.token_ids))
+                self._waiting.remove(call)
+                if call.taken < len(call.token_ids):
+                    self._waiting.append(call)
+        return slices
+
+    def _finish(self, slices: Sequence[_Slice], results: Sequence[M3Embeddings | BaseException]) -> None:
+        with self._changed:
+            self._running -= 1
+            self._running_long -= _is_long(slices)
+            self._changed.notify_all()
+        for one, result in zip(slices, results, strict=True):
+            if isinstance(result, BaseException):
+                self._withdraw(one.call)
+            one.call.results.put((one.start, result))
+
+    def _encode_together(self, slices: Sequence[_Slice]) -> Sequence[M3Embeddings]:
+        if len(slices) == 1:
+            return [self._encode_pack(slices[0].token_ids, slices[0].call.multi_vector)]
+        token_ids = [ids for one in slices for ids in one.token_ids]
+        order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
+        batch = self._encode_pack([token_ids[i] for i in order], slices[0].call.multi_vector)
+        places = np.argsort(order)
+        stops = np.cumsum([one.stop - one.start for one in slices])
+        return [batch.take(rows) for rows in np.split(places, stops[:-1])]
+
+    def _withdraw(self, call: _Call) -> None:
+        """Compute no more of a call."""
+        with self._changed:
+            if call in self._waiting:
+                self._waiting.remove(call)
+
+
+def _await(call: _Call, on_done: Callable[[int], object]) -> M3Embeddings:
+    parts: dict[int, M3Embeddings] = {}
+    missing = len(call.token_ids)
+    while missing:
+        start, result = call.results.get()
+        if isinstance(result, BaseException):
+            raise result
+        parts[start] = result
+        missing -= len(result)
+        on_done(len(result))
+    return M3Embeddings.concatenate([parts[start] for start in sorted(parts)])
+
+
+def _is_long(slices: Sequence[_Slice]) -> bool:
+    """Whether a pack holds a text that is longer than a pack should be."""
+    return len(slices[0].token_ids[0]) > _TOKENS_PER_PACK

@@ -1,0 +1,222 @@
+"""No async path blocks the event loop: each one ends only if another coroutine runs in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("langchain_core")
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.indexing import InMemoryRecordManager, aindex
+from langchain_helpers import TEXTS, WaitingEncoder, WaitingStore, filled, ids_of, while_the_loop_goes_on
+from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
+
+from m3connect import MemoryStore
+from m3connect.awaiting import ThreadedStore
+from m3connect.testing import FakeEncoder
+
+VECTOR = FakeEncoder().encode(["blue sea"]).dense[0].tolist()
+DOCUMENTS = [Document(page_content="pale moon", id="moon")]
+
+
+async def stream(vectorstore):
+    return [event["event"] async for event in M3ConnectRetriever(vectorstore=vectorstore).astream_events("sea")]
+
+
+async def index_into(vectorstore):
+    manager = InMemoryRecordManager("documents")
+    manager.create_schema()
+    return await aindex(DOCUMENTS, manager, vectorstore, cleanup="full", key_encoder="sha256")
+
+
+async def compress(vectorstore):
+    return await M3ConnectReranker(embedding=vectorstore.embeddings).acompress_documents(DOCUMENTS, "moon")
+
+
+async def run_reranker(vectorstore):
+    given = {"documents": DOCUMENTS, "query": "moon"}
+    return await M3ConnectReranker(embedding=vectorstore.embeddings).as_runnable().ainvoke(given)
+
+
+async def bridge_to_qdrant(vectorstore):
+    pytest.importorskip("langchain_qdrant")
+    from langchain_m3connect.qdrant import M3ConnectQdrantSparse
+
+    return await M3ConnectQdrantSparse(vectorstore.embeddings).aembed_documents(["new"])
+
+
+async def bridge_to_milvus(vectorstore):
+    pytest.importorskip("langchain_milvus")
+    from langchain_m3connect.milvus import M3ConnectMilvusSparse
+
+    return await M3ConnectMilvusSparse(vectorstore.embeddings).aembed_query("new")
+
+
+ENCODING_PATHS = {
+    "aembed_documents": lambda v: v.embeddings.aembed_documents(["new"]),
+    "aembed_query": lambda v: v.embeddings.aembed_query("new"),
+    "aadd_texts": lambda v: v.aadd_texts(["new"]),
+    "aadd_documents": lambda v: v.aadd_documents(DOCUMENTS),
+    "asimilarity_search": lambda v: v.asimilarity_search("new"),
+    "asimilarity_search_with_score": lambda v: v.asimilarity_search_with_score("new"),
+    "asimilarity_search_with_relevance_scores": lambda v: v.asimilarity_search_with_relevance_scores("new"),
+    "amax_marginal_relevance_search": lambda v: v.amax_marginal_relevance_search("new"),
+    "asearch": lambda v: v.asearch("new", "similarity"),
+    "afrom_texts": lambda v: M3ConnectVectorStore.afrom_texts(["new"], v.embeddings),
+    "afrom_documents": lambda v: M3ConnectVectorStore.afrom_documents(DOCUMENTS, v.embeddings),
+    "as_retriever": lambda v: v.as_retriever().ainvoke("new"),
+    "retriever": lambda v: M3ConnectRetriever(vectorstore=v).ainvoke("new"),
+    "retriever, reranking": lambda v: M3ConnectRetriever(vectorstore=v, rerank=True).ainvoke("new"),
+    "retriever, abatch": lambda v: M3ConnectRetriever(vectorstore=v).abatch(["new", "newer"]),
+    "retriever, astream_events": stream,
+    "reranker": compress,
+    "reranker as a runnable": run_reranker,
+    "aindex": index_into,
+    "bridge to langchain-qdrant": bridge_to_qdrant,
+    "bridge to langchain-milvus": bridge_to_milvus,
+}
+
+STORE_PATHS = {
+    name: path
+    for name, path in ENCODING_PATHS.items()
+    if not name.startswith(("aembed", "reranker", "afrom", "bridge"))  # have no store, or one of their own
+} | {
+    "adelete": lambda v: v.adelete(["sea"]),
+    "aget_by_ids": lambda v: v.aget_by_ids(["sea"]),
+    "asimilarity_search_by_vector": lambda v: v.asimilarity_search_by_vector(VECTOR),
+    "amax_marginal_relevance_search_by_vector": lambda v: v.amax_marginal_relevance_search_by_vector(VECTOR),
+}
+
+
+@pytest.mark.parametrize("name", ENCODING_PATHS)
+async def test_the_loop_goes_on_while_texts_are_encoded(name):
+    encoder = WaitingEncoder()
+    vectorstore = filled(encoder=encoder)
+    encoder.threads.clear()
+    await while_the_loop_goes_on(encoder, ENCODING_PATHS[name](vectorstore))
+    assert len(encoder.threads) == 1
+    assert encoder.threads.pop().startswith("m3connect-encoder")
+
+
+@pytest.mark.parametrize("name", STORE_PATHS)
+async def test_the_loop_goes_on_while_a_sync_store_works(name):
+    store = WaitingStore(dim=16)
+    await while_the_loop_goes_on(store, STORE_PATHS[name](filled(store)))
+
+
+@pytest.mark.parametrize("name", STORE_PATHS)
+async def test_an_async_store_is_awaited(name):
+    inner = WaitingStore(dim=16)
+    filled(inner)
+    vectorstore = M3ConnectVectorStore(store=ThreadedStore(inner), embedding=M3ConnectEmbeddings(encoder=FakeEncoder()))
+    await while_the_loop_goes_on(inner, STORE_PATHS[name](vectorstore))
+
+
+async def test_what_blocks_the_loop_would_be_noticed(monkeypatch):
+    monkeypatch.setattr("langchain_helpers.PATIENCE", 0.2)
+    encoder = WaitingEncoder()
+    embeddings = M3ConnectEmbeddings(encoder=encoder)
+
+    async def blocks():
+        return embeddings.embed_query("new")
+
+    with pytest.raises(TimeoutError, match="the event loop was blocked"):
+        await while_the_loop_goes_on(encoder, blocks())
+
+
+async def test_loading_a_model_does_not_block_the_loop(monkeypatch):
+    encoder = WaitingEncoder()
+
+    def load(model):
+        encoder.encode(["loading"])
+        return encoder
+
+    monkeypatch.setattr("langchain_m3connect.embeddings._load", load)
+    for path in (
+        lambda: M3ConnectEmbeddings(model="any").aembed_query("red"),
+        lambda: M3ConnectVectorStore.afrom_texts(["red"], M3ConnectEmbeddings(model="any")),
+    ):
+        await while_the_loop_goes_on(encoder, path())
+
+
+async def test_async_methods_find_what_the_sync_ones_find(store):
+    vectorstore = filled(store)
+    assert await vectorstore.asimilarity_search("blue sea") == vectorstore.similarity_search("blue sea")
+    for name in ("similarity_search_with_score", "similarity_search_with_relevance_scores"):
+        found, afound = getattr(vectorstore, name)("blue sea"), await getattr(vectorstore, f"a{name}")("blue sea")
+        assert [document for document, _ in afound] == [document for document, _ in found]
+        assert [score for _, score in afound] == pytest.approx([score for _, score in found])
+    assert await vectorstore.amax_marginal_relevance_search("blue sea") == vectorstore.max_marginal_relevance_search(
+        "blue sea"
+    )
+    assert await vectorstore.aget_by_ids(["sun", "sea"]) == vectorstore.get_by_ids(["sun", "sea"])
+    assert await vectorstore.adelete(["sun"]) is True
+    assert ids_of(vectorstore.get_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+
+
+async def test_many_questions_at_once_get_their_own_answers(store):
+    retriever = M3ConnectRetriever(vectorstore=filled(store), k=1, rerank=True)
+    questions = [TEXTS[name] for name in TEXTS] * 5
+    answers = await asyncio.gather(*(retriever.ainvoke(question) for question in questions))
+    assert [ids_of(answer) for answer in answers] == [[name] for name in TEXTS] * 5
+
+
+async def test_a_plain_embedding_is_awaited():
+    class AsyncOnly(Embeddings):
+        inner = DeterministicFakeEmbedding(size=6)
+
+        def embed_documents(self, texts):
+            raise AssertionError("the sync method was called from a coroutine")
+
+        def embed_query(self, text):
+            raise AssertionError("the sync method was called from a coroutine")
+
+        async def aembed_documents(self, texts):
+            return self.inner.embed_documents(texts)
+
+        async def aembed_query(self, text):
+            return self.inner.embed_query(text)
+
+    vectorstore = await M3ConnectVectorStore.afrom_texts(["red", "blue"], AsyncOnly(), ids=["r", "b"])
+    assert ids_of(await vectorstore.asimilarity_search("blue", k=1)) == ["b"]
+
+
+async def test_a_store_that_knows_only_the_protocol_works_too():
+    inner = MemoryStore(dim=16)
+
+    class Foreign:
+        """Every method of a `HybridStore`, and no base class of ours."""
+
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+    vectorstore = M3ConnectVectorStore(store=Foreign(), embedding=M3ConnectEmbeddings(encoder=FakeEncoder()))
+    await vectorstore.aadd_texts(["red"], ids=["r"])
+    assert ids_of(await vectorstore.asimilarity_search("red")) == ["r"]
+    assert ids_of(vectorstore.similarity_search("red")) == ["r"]
+
+
+async def test_a_native_async_client_serves_every_async_method(tmp_path):
+    pymilvus = pytest.importorskip("pymilvus")
+    manager = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
+    from m3connect_milvus import AsyncMilvusStore
+
+    path = str(tmp_path / "docs.db")
+    sync, client = pymilvus.MilvusClient(path), pymilvus.AsyncMilvusClient(path)
+    store = await AsyncMilvusStore.open(client, "docs", dim=16, index_client=sync)
+    vectorstore = await M3ConnectVectorStore.afrom_texts(
+        list(TEXTS.values()), M3ConnectEmbeddings(encoder=FakeEncoder()), ids=list(TEXTS), store=store
+    )
+    assert ids_of(await vectorstore.asimilarity_search("deep blue sea", k=2)) == ["sea", "sky"]
+    assert (await vectorstore.asimilarity_search_with_relevance_scores("red apple"))[0][1] == pytest.approx(1.0)
+    assert ids_of(await vectorstore.asimilarity_search_by_vector(VECTOR, k=1)) == ["sea"]
+    assert len(await vectorstore.amax_marginal_relevance_search("blue", k=3)) == 3
+    assert ids_of(await M3ConnectRetriever(vectorstore=vectorstore, rerank=True).ainvoke("sun", k=1)) == ["sun"]
+    assert await vectorstore.adelete(["sun"]) is True
+    assert ids_of(await vectorstore.aget_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+    await client.close()
+    sync.close()
+    manager.release_server(path)
