@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, Literal, TypeAlias, TypeGuard
@@ -41,7 +41,9 @@ __all__ = [
     "declared_fields",
     "field",
     "is_exact",
+    "is_native",
     "matches",
+    "number_keys",
     "number_name",
     "numbers",
     "split_exact",
@@ -115,6 +117,7 @@ class Native(Filter):
 
     Metadata are under `metadata`: `models.FieldCondition(key="metadata.lang", ...)` for Qdrant, whose filter is a
     `models.Filter` (Edge: a `qdrant_edge.Filter`), and `'metadata["lang"] == "de"'` for Milvus, whose filter is text.
+    In a collection that was opened with `layout=` they are wherever those who filled it put them.
     """
 
     condition: Any
@@ -252,6 +255,11 @@ def declared_fields(fields: FilterFields) -> dict[str, FieldKind]:
     return declared
 
 
+def number_keys(fields: FilterFields) -> tuple[str, ...]:
+    """Return the declared metadata keys that hold numbers; errors as for `declared_fields`."""
+    return tuple(key for key, kind in declared_fields(fields).items() if kind == "number")
+
+
 def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
     """Say whether a document with this metadata passes."""
     match condition:
@@ -271,8 +279,9 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return not matches(part, metadata)
         case Native(native):
             raise ValueError(
-                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore, and "
-                "where it stands beside text_contains in | or ~"
+                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore; beside "
+                "conditions that are judged by reading (text_contains, and all of field(...) where layout= was given) "
+                "it stands in & alone, not in | or ~"
             )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
@@ -334,17 +343,31 @@ def is_exact(condition: Filter) -> bool:
     return not isinstance(condition, TextContains)
 
 
-def split_exact(condition: Filter) -> tuple[Filter | None, Filter | None]:
+def is_native(condition: Filter) -> bool:
+    """Say whether all of the condition is in the database's own words."""
+    match condition:
+        case And(parts) | Or(parts):
+            return all(is_native(part) for part in parts)
+        case Not(part):
+            return is_native(part)
+    return isinstance(condition, Native)
+
+
+def split_exact(condition: Filter, decides: Callable[[Filter], bool] = is_exact) -> tuple[Filter | None, Filter | None]:
     """Split a condition into what a database decides and what is left to read one by one.
+
+    Args:
+        condition: a filter.
+        decides: says whether the database decides a condition.
 
     Returns:
         Two filters whose conjunction is the condition; None where a side has nothing to say.
     """
-    if is_exact(condition):
+    if decides(condition):
         return condition, None
     if not isinstance(condition, And):
         return None, condition
-    halves = [split_exact(part) for part in condition.parts]
+    halves = [split_exact(part, decides) for part in condition.parts]
     exact = tuple(half for half, _ in halves if half is not None)
     rest = tuple(half for _, half in halves if half is not None)
     return (And(exact) if exact else None), And(rest)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from m3connect.base import Store
-from m3connect.filters import FilterFields, declared_fields
+from m3connect.filters import FilterFields, number_keys
 from m3connect.flows import Call
 from m3connect_edge.flows import EdgeFlows
 from m3connect_edge.folder import Wanted, open_folder
@@ -65,8 +65,8 @@ class EdgeStore(Store):
         filter_fields: FilterFields = (),
         exact: bool = True,
     ) -> None:
-        keys = [key for key, kind in declared_fields(filter_fields).items() if kind == "number"]
-        self._folder = open_folder(Path(path), Wanted(dim, create, multi_vector, adopt_fingerprint, keys))
+        wanted = Wanted(dim, create, multi_vector, adopt_fingerprint, number_keys(filter_fields))
+        self._folder = open_folder(Path(path), wanted)
         marker = self._folder.marker
         super().__init__(
             EdgeFlows(

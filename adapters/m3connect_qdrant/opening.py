@@ -40,14 +40,16 @@ class Opening:
     multi_vector: bool | None = False
     adopt_fingerprint: str | None = None
     settings: QdrantSettings = field(default_factory=QdrantSettings)
-    filter_fields: tuple[str, ...] = ()
+    number_fields: tuple[str, ...] = ()
+    """Metadata keys that get an index to order by."""
+
     tenant_field: str | None = None
     layout: ForeignLayout | None = None
 
     def __post_init__(self) -> None:
         if self.layout is None:
             return
-        if self.filter_fields or self.tenant_field is not None:
+        if self.number_fields or self.tenant_field is not None:
             raise ValueError(
                 "filter_fields= and tenant_field= are for collections that m3connect fills: leave them out where "
                 "layout= is given"
@@ -67,12 +69,12 @@ class Opening:
         indexes = {FILTER_TOKENS: models.PayloadSchemaType.KEYWORD}
         if self.tenant_field is not None:
             indexes[FILTER_TENANT] = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-        numbers = [f"{FILTER_NUMBERS}.{number_name(key)}" for key in self.filter_fields]
+        numbers = [f"{FILTER_NUMBERS}.{number_name(key)}" for key in self.number_fields]
         return indexes | dict.fromkeys(numbers, models.PayloadSchemaType.FLOAT)
 
     def ignored_locally(self) -> list[str]:
         """Name what only a server does."""
-        fields = [f"an index on {key!r}" for key in self.filter_fields]
+        fields = [f"an index on {key!r}" for key in self.number_fields]
         return changed(self.settings) + fields + (["tenant_field"] if self.tenant_field is not None else [])
 
 

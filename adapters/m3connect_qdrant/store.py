@@ -9,7 +9,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
-from m3connect.filters import FilterFields, declared_fields
+from m3connect.filters import FilterFields, number_keys
 from m3connect.flows import Call, Flow, StoreFlows, run
 from m3connect.foreign import ForeignLayout, choose_layout
 from m3connect_qdrant.layouts import LAYOUTS
@@ -90,7 +90,7 @@ class QdrantStore(Store):
             multi_vector=multi_vector,
             adopt_fingerprint=adopt_fingerprint,
             settings=choose_settings(profile, settings),
-            filter_fields=_names(filter_fields),
+            number_fields=number_keys(filter_fields),
             tenant_field=tenant_field,
             layout=choose_layout(layout, LAYOUTS),
         )
@@ -138,7 +138,7 @@ class AsyncQdrantStore(AsyncStore):
             multi_vector=multi_vector,
             adopt_fingerprint=adopt_fingerprint,
             settings=choose_settings(profile, settings),
-            filter_fields=_names(filter_fields),
+            number_fields=number_keys(filter_fields),
             tenant_field=tenant_field,
             layout=choose_layout(layout, LAYOUTS),
         )
@@ -164,7 +164,3 @@ def _check_async(client: object) -> None:
             "an AsyncQdrantClient in local mode blocks the event loop: use "
             "m3connect.ThreadedStore(QdrantStore(QdrantClient(...), ...)) instead"
         )
-
-
-def _names(filter_fields: FilterFields) -> tuple[str, ...]:
-    return tuple(key for key, kind in declared_fields(filter_fields).items() if kind == "number")
