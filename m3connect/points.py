@@ -1,4 +1,4 @@
-"""What a document looks like as a point of Qdrant's, on a server or in an Edge folder: its id and its payload.
+"""How documents are points of Qdrant's, on a server or in an Edge folder: their ids, payloads and filters.
 
 Qdrant keeps payloads as JSON, and its parser is one rounding short of exact: about a tenth of all floats with 16 or 17
 digits come back as their neighbour (measured on qdrant-edge-py 0.9; the server shares the code). Metadata with such
@@ -10,20 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from m3connect import filters
 from m3connect.errors import CollectionMismatchError
+from m3connect.filters import And, Filter, HasToken, Native, Not, NumberRange, Or
 from m3connect.store import Document
 
 __all__ = [
     "DOCUMENT_FIELDS",
     "FILTER_NUMBERS",
     "FILTER_TOKENS",
+    "Clause",
+    "Leaf",
     "from_payload",
     "payload_id",
     "point_id",
+    "render",
     "survives",
     "to_payload",
 ]
@@ -39,6 +43,14 @@ DOCUMENT_FIELDS = ("id", "text", "metadata", "parent_id", _EXACT)
 
 _NAMESPACE = uuid.UUID("5b0f1a52-8c0e-5d6f-9a43-6d3363b6e3c1")
 """Never changes: point ids are derived from it."""
+
+_F = TypeVar("_F")
+
+Leaf: TypeAlias = HasToken | NumberRange | Native
+"""What a condition is built of."""
+
+Clause: TypeAlias = Literal["must", "should", "must_not"]
+"""The parts of one of Qdrant's filters."""
 
 _EXACT_DIGITS = 2**53 // 10
 _EXACT_POWER = 21
@@ -114,6 +126,42 @@ def survives(value: float) -> bool:
     mantissa, _, power = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
     return int(whole + fraction) < _EXACT_DIGITS and abs(int(power or 0) - len(fraction)) <= _EXACT_POWER
+
+
+def render(
+    condition: Filter,
+    *,
+    leaf: Callable[[Leaf], _F],
+    join: Callable[[Clause, list[_F]], _F],
+    nothing: Callable[[], _F],
+) -> _F:
+    """Render an exact condition (`m3connect.filters.is_exact`) in the classes of one of Qdrant's libraries.
+
+    Args:
+        condition: a filter.
+        leaf: renders what has no parts, and is asked for no empty list of tokens.
+        join: writes a filter that has a list of others as one of its clauses.
+        nothing: writes a filter that no point passes.
+
+    Raises:
+        ValueError: it is no filter, or one that only the metadata itself can decide.
+    """
+
+    def each(parts: tuple[Filter, ...]) -> list[_F]:
+        return [render(part, leaf=leaf, join=join, nothing=nothing) for part in parts]
+
+    match condition:
+        case HasToken(()) | Or(()):  # Qdrant reads an empty `should` as no condition, an empty list as one of numbers
+            return nothing()
+        case HasToken() | NumberRange() | Native():
+            return leaf(condition)
+        case And(parts):
+            return join("must", each(parts))
+        case Or(parts):
+            return join("should", each(parts))
+        case Not(part):
+            return join("must_not", each((part,)))
+    raise ValueError(f"expected a filter built with field(...) that tokens and numbers decide, but got {condition!r}")
 
 
 def _survives(value: object) -> bool:

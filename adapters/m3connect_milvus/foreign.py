@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -202,7 +201,7 @@ class ForeignFlows(ReadOnlyFlows):
             rows: list[dict[str, float]] = [{} for _ in range(len(queries))]
             for expression in expressions:
                 yield from self._search(queries, leg, limit, expression, rows)
-            found[leg] = [_best(row, limit) for row in rows]
+            found[leg] = [requests.best(row, limit) for row in rows]
         return found
 
     def _search(
@@ -292,8 +291,3 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  # a field of any type
     """Return an array, which comes in a container of its own, as a list."""
     plain = value is None or isinstance(value, str | bytes | int | float | bool | list | Mapping)
     return value if plain else list(value)
-
-
-def _best(scores: Mapping[str, float], limit: int) -> dict[str, float]:
-    best: Any = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return dict(best)

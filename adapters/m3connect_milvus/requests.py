@@ -16,7 +16,7 @@ from m3connect_milvus.convert import Row, scores_from_hits
 from m3connect_milvus.filters import both, literal, one_of
 from m3connect_milvus.settings import MilvusSettings
 
-__all__ = ["LegSearch", "Weights", "count", "fetch", "find", "groups", "next_ids", "search_legs", "weights_of"]
+__all__ = ["LegSearch", "Weights", "best", "count", "fetch", "find", "groups", "next_ids", "search_legs", "weights_of"]
 
 Weights: TypeAlias = Mapping[int, float]
 
@@ -89,7 +89,7 @@ def find(
             scores |= scores_from_hits(hits, weights)
     if len(expressions) == 1:
         return found
-    return {leg: [_best(scores, limit) for scores in rows] for leg, rows in found.items()}
+    return {leg: [best(scores, limit) for scores in rows] for leg, rows in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,7 @@ def _query(name: str, expression: str, fields: list[str]) -> Call:
     )
 
 
-def _best(scores: Mapping[str, float], limit: int) -> dict[str, float]:
-    best: Any = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return dict(best)
+def best(scores: Mapping[str, float], limit: int) -> dict[str, float]:
+    """Return the best of some scores, ties in the order of ids."""
+    kept: Any = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    return dict(kept)
