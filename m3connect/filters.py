@@ -36,6 +36,7 @@ __all__ = [
     "Not",
     "NumberRange",
     "Or",
+    "Predicate",
     "TextContains",
     "Value",
     "declared_fields",
@@ -121,6 +122,21 @@ class Native(Filter):
     """
 
     condition: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate(Filter):
+    """True where a function of the metadata says so: for the conditions of others that `Field` cannot say.
+
+    No database can be asked; like a substring it is judged here, over the documents that other conditions leave.
+
+    Example:
+        >>> later = Predicate(lambda metadata: str(metadata.get("date", "")) > "2024-05")
+        >>> matches(later & (field("lang") == "de"), {"date": "2024-06-01", "lang": "de"})
+        True
+    """
+
+    test: Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +287,8 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
         case TextContains(key, text, case):
             value = metadata.get(key)
             return isinstance(value, str) and (text in value if case else text.casefold() in value.casefold())
+        case Predicate(test):
+            return bool(test(metadata))
         case And(parts):
             return all(matches(part, metadata) for part in parts)
         case Or(parts):
@@ -334,13 +352,13 @@ def number_name(key: str) -> str:
 
 
 def is_exact(condition: Filter) -> bool:
-    """Say whether tokens and numbers decide the condition; substrings need the metadata itself."""
+    """Say whether tokens and numbers decide the condition; substrings and predicates need the metadata itself."""
     match condition:
         case And(parts) | Or(parts):
             return all(is_exact(part) for part in parts)
         case Not(part):
             return is_exact(part)
-    return not isinstance(condition, TextContains)
+    return not isinstance(condition, TextContains | Predicate)
 
 
 def is_native(condition: Filter) -> bool:

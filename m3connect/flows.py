@@ -342,7 +342,7 @@ class StoreFlows(ABC):
             self.fingerprint = self.fingerprint or found  # another thread may have claimed the collection meanwhile
         check_fingerprint(self.fingerprint, embeddings.fingerprint, name=self.name)
 
-    narrower = "text_contains looks for a substring; combine it (&) with conditions that leave fewer"
+    narrower = "text_contains and Predicate read each document; combine them (&) with conditions that leave fewer"
     """What a caller can do about a filter that leaves too many documents to read."""
 
     def split(self, condition: Filter) -> tuple[Filter | None, Filter | None]:

@@ -36,6 +36,11 @@ def langchain():
     require("langchain_m3connect", "langchain_core", extra="langchain")
 
 
+@pytest.fixture
+def llama_index():
+    require("llama_index_m3connect", "llama_index", extra="llama-index")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_what_it_shows(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -54,6 +59,8 @@ def test_every_example_has_a_test():
         "langchain_rerank",
         "langchain_tenants",
         "from_langchain_qdrant",
+        "llama_index_query_engine",
+        "move_from_llama_index_milvus",
     }
     assert {path.stem for path in EXAMPLES} == names
 
@@ -135,3 +142,18 @@ def test_from_langchain_qdrant(run, langchain, qdrant):
     before, after = run("from_langchain_qdrant").splitlines()
     assert before == "langchain-qdrant: Bees make honey from nectar."
     assert after == "m3connect: The moon moves the sea. id kept: True"
+
+
+def test_llama_index_query_engine(run, qdrant, llama_index):
+    found, read = run("llama_index_query_engine").split("the language model read:\n")
+    best, second = found.splitlines()
+    assert "sea: The moon pulls" in best
+    assert float(best.split()[0]) > float(second.split()[0])
+    assert "The moon pulls" in read
+    assert "Why does the water of the sea rise?" in read
+
+
+def test_move_from_llama_index_milvus(run, milvus, llama_index):
+    moved, best = run("move_from_llama_index_milvus").splitlines()
+    assert moved == "moved ['bees', 'tides']"
+    assert best.endswith("tides: The moon pulls at the sea.")

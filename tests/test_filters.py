@@ -20,6 +20,7 @@ from m3connect.filters import (
     Not,
     NumberRange,
     Or,
+    Predicate,
     field,
     is_exact,
     matches,
@@ -333,3 +334,12 @@ def test_a_native_condition_is_for_its_database_alone() -> None:
     )
     with pytest.raises(ValueError, match="only its own database can judge 'a == 1'"):
         matches(native, {"a": 1})
+
+
+def test_a_predicate_sees_all_metadata_and_combines_with_other_conditions() -> None:
+    both = Predicate(lambda metadata: metadata.get("a") == metadata.get("b"))
+    assert matches(both, {"a": [1], "b": [1]})
+    assert not matches(both, {"a": 1})
+    assert matches(~both & (field("a") == 1), {"a": 1})
+    assert not is_exact(~both)
+    assert split_exact((field("a") == 1) & both) == (And((field("a") == 1,)), And((both,)))

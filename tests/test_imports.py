@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, require
 
 import m3connect
 
@@ -26,8 +26,11 @@ LAYERS: list[set[str]] = [
 ]
 """The core: a room imports from the layers below its own and from nowhere else."""
 
-MODEL = {"encoder": {"errors", "embeddings"}, "train": {"errors", "embeddings", "encoder"}}
-"""Beside the core stands the model, which knows nothing of stores."""
+MODEL = {
+    "encoder": {"errors", "embeddings"},
+    "train": {"errors", "embeddings", "encoder", "fusion", "scoring", "store"},
+}
+"""Beside the core stands the model; of stores it knows what they are, for mining."""
 
 CORE = set.union(*LAYERS)
 
@@ -35,8 +38,8 @@ LIBRARIES: dict[str, set[str]] = {
     "ingestion": {"tenacity", "tqdm"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
-    "train": {"matplotlib", "safetensors", "torch", "tqdm"},
-    "evaluate": {"tqdm"},
+    "train": {"matplotlib", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
+    "evaluate": {"ir_measures", "matplotlib", "mteb", "rich", "tqdm"},
     "cli": {"rich", "typer"},
     "opening": {"m3connect_edge", "m3connect_milvus", "m3connect_qdrant", "milvus_lite", "pymilvus", "qdrant_client"},
     "testing_checkpoints": {"safetensors", "tokenizers", "torch", "transformers"},
@@ -190,6 +193,7 @@ print(state() == before, logging.getLogger("m3connect").handlers)
         ("m3connect_qdrant", "qdrant_client", "qdrant"),
         ("m3connect_milvus", "pymilvus", "milvus"),
         ("langchain_m3connect", "langchain_core", "langchain"),
+        ("llama_index_m3connect", "llama_index", "llama-index"),
     ],
 )
 def test_a_missing_library_names_the_extra(adapter: str, library: str, extra: str) -> None:
@@ -202,6 +206,12 @@ except ImportError as error:
     print(error)
 """
     assert f"m3connect[{extra}]" in run(code)
+
+
+def test_the_llamaindex_adapter_loads_no_model_and_no_database() -> None:
+    require("llama_index_m3connect", "llama_index", extra="llama-index")
+    heavy = ["torch", "transformers", "qdrant_client", "pymilvus", "qdrant_edge", "langchain_core"]
+    assert run(f"import sys, llama_index_m3connect; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 
 def test_the_encoder_is_found_when_it_is_asked_for() -> None:

@@ -19,7 +19,7 @@ from store_checks import assert_same_search, fill, ids, random_documents, random
 
 from m3connect import RRF, Dense, Document, HybridStore, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError, DocumentNotFoundError, M3ConnectError
-from m3connect.filters import Filter, field, matches
+from m3connect.filters import Filter, Predicate, field, matches
 from m3connect.testing import FakeEncoder
 
 Factory = Callable[..., HybridStore]
@@ -155,6 +155,8 @@ FILTERS: dict[str, Filter] = {
     "not or": ~((field("lang") == "de") | (field("year") >= 0)),
     "nested": (field("lang").in_(["de", "en"]) | ~(field("year") >= 0)) & ~(field("ok") == True),  # noqa: E712
     "exact and substring": (field("year") >= 0) & field("note").text_contains("quick"),
+    "predicate": Predicate(lambda metadata: str(metadata.get("lang", "")) > "de"),
+    "exact and predicate": (field("year") >= 0) & ~Predicate(lambda metadata: metadata.get("lang") == "de"),
     "exact or substring": (field("year") > 10**5) | field("note").text_contains("quick"),
     "negated mix": ~((field("year") >= 0) & field("note").text_contains("quick", case=False)),
 }

@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
 from m3connect.encoder.checkpoint import ModelConfig, find_folder, read_config, read_heads, read_weights
 from m3connect.encoder.linear import use_fast_linears
+from m3connect.encoder.mcls import insert_cls, is_cls, mean_cls, text_limit
 from m3connect.encoder.model import M3Model, Pack, load_model
 from m3connect.encoder.scheduler import Scheduler
-from m3connect.encoder.tokenizer import M3Tokenizer
+from m3connect.encoder.tokenizer import M3Tokenizer, Tokenized
 from m3connect.errors import CheckpointError
 
 __all__ = ["M3Encoder"]
@@ -36,7 +41,16 @@ class M3Encoder:
         (True, 2, 2)
     """
 
-    def __init__(self, model: M3Model, tokenizer: M3Tokenizer, *, max_length: int, name: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        model: M3Model,
+        tokenizer: M3Tokenizer,
+        *,
+        max_length: int,
+        name: str,
+        fingerprint: str,
+        mcls: int | None = None,
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._scheduler = Scheduler(self._encode_pack)
@@ -46,10 +60,17 @@ class M3Encoder:
         """What `from_pretrained` was asked for."""
         self.fingerprint: str | None = fingerprint
         """Made from the weights and the tokenizer, so that a copy of the model has the same one, wherever it lies."""
+        self.mcls = mcls
+        """The dense vector is the mean of a `<s>` before every so many tokens; None means of the first alone."""
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, local_files_only: bool = False
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        mcls: int | None = None,
     ) -> M3Encoder:
         """Load a model.
 
@@ -58,10 +79,16 @@ class M3Encoder:
                 demonstrations), or a name on the hub. Only a hub's name can cause a download.
             revision: a branch, tag or commit of the hub.
             local_files_only: stay offline; use what an earlier download left.
+            mcls: for long texts, 256 in the paper (appendix B.2): put a `<s>` before every so many tokens, and average
+                their states as the dense vector. Other views leave these `<s>` out, but their tokens see them. A text
+                that is no longer than this is encoded as without it.
 
         Raises:
+            ValueError: `mcls` is no whole number of at least 1.
             CheckpointError: a file, a head or a tensor is missing or has the wrong shape.
         """
+        if mcls is not None and (not isinstance(mcls, int) or isinstance(mcls, bool) or mcls < 1):
+            raise ValueError(f"mcls must be a whole number of at least 1, as 256 in the paper, but is {mcls!r}")
         folder = find_folder(name, revision=revision, local_files_only=local_files_only)
         config = read_config(folder)
         model = load_model(config, read_weights(folder), read_heads(folder, config.hidden_size))
@@ -72,7 +99,14 @@ class M3Encoder:
             )
         fingerprint = _fingerprint(config, model, tokenizer)
         use_fast_linears(model)
-        return cls(model, tokenizer, max_length=config.max_length, name=str(name), fingerprint=fingerprint)
+        return cls(
+            model,
+            tokenizer,
+            max_length=config.max_length,
+            name=str(name),
+            fingerprint=fingerprint if mcls is None else f"{fingerprint}-mcls{mcls}",
+            mcls=mcls,
+        )
 
     def __repr__(self) -> str:
         return f"M3Encoder({self.name!r}, dim={self.dim}, fingerprint={self.fingerprint!r})"
@@ -109,7 +143,7 @@ class M3Encoder:
         places: dict[str, int] = {}
         rows = np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
         try:
-            tokenized = self._tokenizer.tokenize(list(places), limit)
+            tokenized = self._tokenize(list(places), limit)
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(_blame(texts)) from error
         truncated = tokenized.truncated[rows]
@@ -137,6 +171,12 @@ class M3Encoder:
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(_blame([text])) from error
 
+    def _tokenize(self, texts: list[str], limit: int) -> Tokenized:
+        if self.mcls is None:
+            return self._tokenizer.tokenize(texts, limit)
+        tokenized = self._tokenizer.tokenize(texts, text_limit(limit, self.mcls))
+        return replace(tokenized, token_ids=[insert_cls(ids, self.mcls) for ids in tokenized.token_ids])
+
     def _compute(self, token_ids: Sequence[IntArray], multi_vector: bool, progress: bool) -> M3Embeddings:
         if not token_ids:
             return M3Embeddings(np.zeros((0, self.dim), np.float32), SparseRows.empty(0), () if multi_vector else None)
@@ -150,14 +190,24 @@ class M3Encoder:
         pack = Pack(torch.from_numpy(np.concatenate(ids)), tuple(map(len, ids)))
         with torch.inference_mode():
             hidden = self._model(pack)
-            dense = self._model.dense(hidden, pack).numpy()
+            dense = self._dense(hidden, pack).numpy()
             weights = self._model.token_weights(hidden).numpy()
             vectors = self._model.token_vectors(hidden).numpy() if multi_vector else None
         return M3Embeddings(
             dense=dense,
             sparse=_sparse_rows(pack, weights, self._tokenizer.unweighted),
-            multi_vector=None if vectors is None else _split(vectors, pack),
+            multi_vector=None if vectors is None else _split(vectors, pack, self._leading(pack)),
         )
+
+    def _dense(self, hidden: Tensor, pack: Pack) -> Tensor:
+        if self.mcls is None:
+            return self._model.dense(hidden, pack)
+        return normalize(mean_cls(hidden, pack.lengths, self.mcls), dim=-1)
+
+    def _leading(self, pack: Pack) -> npt.NDArray[np.bool_]:
+        """[T] where the `<s>` stand that are no token of a text."""
+        leading: npt.NDArray[np.bool_] = is_cls(pack.lengths, self.mcls or self.max_length).numpy()
+        return leading
 
     def _check_length(self, max_length: int | None) -> int:
         if max_length is None:
@@ -210,10 +260,10 @@ def _sparse_rows(pack: Pack, weights: FloatArray, unweighted: IntArray) -> Spars
     )
 
 
-def _split(vectors: FloatArray, pack: Pack) -> tuple[FloatArray, ...]:
+def _split(vectors: FloatArray, pack: Pack, leading: npt.NDArray[np.bool_]) -> tuple[FloatArray, ...]:
     """Cut token vectors into one array a text, without `<s>`; copies, so that no row keeps the whole pack alive."""
-    starts = pack.starts.tolist()
-    return tuple(vectors[start + 1 : start + length].copy() for start, length in zip(starts, pack.lengths, strict=True))
+    spans = [slice(start, start + length) for start, length in zip(pack.starts.tolist(), pack.lengths, strict=True)]
+    return tuple(vectors[span][~leading[span]] for span in spans)
 
 
 def _fingerprint(config: ModelConfig, model: M3Model, tokenizer: M3Tokenizer) -> str:

@@ -1,5 +1,5 @@
-import _thread
 import gc
+import signal
 import threading
 import weakref
 from collections.abc import Sequence
@@ -124,18 +124,35 @@ def test_calls_with_and_without_token_vectors_do_not_share_a_pack(packs: Packs, 
     assert [batch.multi_vector is not None for batch in results] == [False, True, False, True]
 
 
+class Tickets:
+    """A gate that lets so many packs through."""
+
+    def __init__(self) -> None:
+        self._semaphore = threading.Semaphore(0)
+
+    def admit(self, packs: int) -> None:
+        self._semaphore.release(packs)
+
+    def wait(self, timeout: float) -> bool:
+        return self._semaphore.acquire(timeout=timeout)
+
+
 def test_a_short_call_does_not_wait_for_the_end_of_a_long_one(packs: Packs, pool: ThreadPoolExecutor) -> None:
     scheduler = Scheduler(packs)
-    packs.gate.clear()
+    packs.gate = tickets = Tickets()
     long = pool.submit(scheduler.run, texts([1000] * 50), multi_vector=False)
-    assert packs.entered.acquire(timeout=WAIT)
+    for _ in range(2):
+        assert packs.entered.acquire(timeout=WAIT)
     short = pool.submit(scheduler.run, texts([7]), multi_vector=False)
     while len(scheduler._waiting) < 2:
         threading.Event().wait(0.01)
-    packs.gate.set()
-    long.result(WAIT)
-    short.result(WAIT)
-    assert any(7 in pack for pack in packs.lengths[:5])
+    while not short.done():
+        tickets.admit(1)
+        threading.Event().wait(0.01)
+    assert firsts(short.result(WAIT)) == [1]
+    assert not long.done()
+    tickets.admit(50)
+    assert len(long.result(WAIT)) == 50
 
 
 def test_long_texts_leave_a_worker_free(packs: Packs, pool: ThreadPoolExecutor) -> None:
@@ -175,7 +192,7 @@ def test_a_caller_that_is_interrupted_leaves_nothing_behind(packs: Packs) -> Non
 
     def interrupt() -> None:
         assert packs.entered.acquire(timeout=WAIT)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):

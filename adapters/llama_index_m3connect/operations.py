@@ -1,0 +1,228 @@
+"""What the vector store does, written once for sync and async: flows over a store and a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import (
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+
+from llama_index_m3connect.calls import compute
+from llama_index_m3connect.filters import to_filter
+from llama_index_m3connect.nodes import of_documents, of_nodes, to_document, to_node
+from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
+from m3connect.filters import And, Filter, matches
+from m3connect.flows import Call, Flow
+from m3connect.fusion import Dense, Fusion, Sparse, Weighted
+from m3connect.store import Document, Hit, check_count, check_ids
+
+__all__ = ["QueryOptions", "add", "clear", "delete_document", "delete_nodes", "get_nodes", "query"]
+
+_SUPPORTED = (
+    VectorStoreQueryMode.DEFAULT,
+    VectorStoreQueryMode.SPARSE,
+    VectorStoreQueryMode.HYBRID,
+    VectorStoreQueryMode.MMR,
+)
+
+_SAME = 0.99
+"""Cosine above which two dense vectors are of the same text; half precision and other hardware stay far above."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOptions:
+    """What a query can be told beside LlamaIndex's `VectorStoreQuery`."""
+
+    fusion: Fusion
+    """Of HYBRID without alpha."""
+
+    candidates: int | None = None
+    """How many each leg brings before fusion."""
+
+    mmr_threshold: float | None = None
+    """1 is relevance alone, 0 is diversity alone; None means 0.5."""
+
+    mmr_prefetch_k: int | None = None
+    """How many nodes MMR chooses from; None means `max(100, 4 * top_k)`."""
+
+
+def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow[list[str]]:
+    """Store nodes, replacing those whose id is taken.
+
+    Raises:
+        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none.
+    """
+    if not nodes:
+        return []
+    documents: list[Document] = yield compute(lambda: [to_document(node) for node in nodes])
+    if encodes:
+        texts = [document.text for document in documents]
+        batch: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": multi_vector})
+        yield compute(lambda: _check_embeddings(nodes, batch))
+    else:
+        batch = yield compute(lambda: _dense_only([node.get_embedding() for node in nodes]))
+    yield Call("upsert", {"documents": documents, "embeddings": batch})
+    return [document.id for document in documents]
+
+
+def _check_embeddings(nodes: Sequence[BaseNode], batch: M3Embeddings) -> None:
+    """Refuse an embedding of another model or of another text, which no query would find where it belongs."""
+    for node, row in zip(nodes, batch.dense, strict=True):
+        if node.embedding is not None and _cosine(np.asarray(node.embedding, np.float32), row) < _SAME:
+            raise ValueError(
+                f"node {node.node_id!r} carries an embedding that the store's encoder does not make of its text: embed "
+                "with M3ConnectEmbedding of the same model, after every step that changes text or metadata, and with "
+                "an empty cache where the model changed; a store without encoder= takes dense vectors of any model"
+            )
+
+
+def _cosine(left: FloatArray, right: FloatArray) -> float:
+    """Return the cosine of two vectors; -1 where they have different lengths."""
+    if left.shape != right.shape:
+        return -1.0
+    return float(left @ right) / max(float(np.linalg.norm(left) * np.linalg.norm(right)), 1e-12)
+
+
+def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQueryResult]:
+    """Answer a query in its mode."""
+    mode = VectorStoreQueryMode(asked.mode)
+    if mode not in _SUPPORTED:
+        names = ", ".join(supported.name for supported in _SUPPORTED)
+        hint = "; SPARSE searches for words" if "text" in mode.value or "semantic" in mode.value else ""
+        raise ValueError(f"query mode {mode.name} is not supported: use {names}{hint}")
+    check_count("similarity_top_k", asked.similarity_top_k)
+    condition = yield from _restriction(asked)
+    rows = yield from _rows(asked, mode)
+    if mode == VectorStoreQueryMode.MMR:
+        return (yield from _mmr(asked, options, rows, condition))
+    plan = _plan(asked, mode, options)
+    hits: list[list[Hit]] = yield Call("search", {"queries": rows, "filter": condition, **plan})
+    return _result([to_node(hit.document) for hit in hits[0]], [hit.score for hit in hits[0]])
+
+
+def _restriction(asked: VectorStoreQuery) -> Flow[Filter | None]:
+    parts = [(yield from to_filter(asked.filters))]
+    parts.append(None if asked.doc_ids is None else of_documents(check_ids(asked.doc_ids)))
+    # VectorStoreIndex.as_retriever() passes the nodes it keeps itself, none of a store like ours, and means all.
+    parts.append(of_nodes(check_ids(asked.node_ids)) if asked.node_ids else None)
+    given = tuple(part for part in parts if part is not None)
+    return And(given) if len(given) > 1 else next(iter(given), None)
+
+
+def _plan(asked: VectorStoreQuery, mode: VectorStoreQueryMode, options: QueryOptions) -> dict[str, object]:
+    """Return the arguments of the search, query and filter aside."""
+    top_k = asked.similarity_top_k
+    if mode == VectorStoreQueryMode.DEFAULT:
+        return {"top_k": top_k, "fusion": Dense()}
+    if mode == VectorStoreQueryMode.SPARSE:
+        return {"top_k": asked.sparse_top_k or top_k, "fusion": Sparse()}
+    fusion, candidates = options.fusion, options.candidates
+    if asked.alpha is not None:
+        if not 0 <= asked.alpha <= 1:
+            raise ValueError(f"alpha must be from 0 (sparse alone) to 1 (dense alone), but is {asked.alpha}")
+        fusion = Weighted(dense=asked.alpha, sparse=1 - asked.alpha)
+    top_k = asked.hybrid_top_k or top_k
+    if candidates is None and asked.sparse_top_k is not None:
+        candidates = max(asked.sparse_top_k, asked.similarity_top_k, top_k)
+    return {"top_k": top_k, "fusion": fusion, "candidates": candidates}
+
+
+def _rows(asked: VectorStoreQuery, mode: VectorStoreQueryMode) -> Flow[M3Embeddings]:
+    """Return the query's row: what the framework embedded, and from the model what is missing.
+
+    The pass of `M3ConnectEmbedding` is remembered, so asking for the same text again is free.
+    """
+    dense, text = asked.query_embedding, asked.query_str
+    if dense is not None and mode in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
+        return _dense_only([dense])
+    if text is None:
+        raise ValueError(f"query mode {mode.name} needs query_str, the question as text, but has none")
+    batch: M3Embeddings = yield Call("encode", {"texts": [text], "multi_vector": True})  # a reranker may follow
+    if dense is None or np.array_equal(np.asarray([dense], np.float32), batch.dense):
+        return batch
+    return replace(batch, dense=np.asarray([dense], np.float32), fingerprint=None)  # of other texts, as HyDE makes them
+
+
+def _mmr(
+    asked: VectorStoreQuery, options: QueryOptions, rows: M3Embeddings, condition: Filter | None
+) -> Flow[VectorStoreQueryResult]:
+    """Choose nodes that are near the query and far from each other, by LlamaIndex's own function."""
+    top_k = asked.similarity_top_k
+    threshold = options.mmr_threshold if asked.mmr_threshold is None else asked.mmr_threshold
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"mmr_threshold must be from 0 (diversity alone) to 1 (relevance alone), but is {threshold}")
+    prefetch = options.mmr_prefetch_k or max(100, 4 * top_k)
+    search = {"queries": rows, "filter": condition, "top_k": max(prefetch, top_k), "fusion": Dense()}
+    hits: list[list[Hit]] = yield Call("search", search)
+    documents = {hit.document.id: hit.document for hit in hits[0]}
+    stored: M3Embeddings = yield Call("get_embeddings", {"ids": list(documents)})
+    choose = partial(
+        get_top_k_mmr_embeddings,
+        rows.dense[0].tolist(),
+        stored.dense.tolist(),
+        similarity_top_k=top_k,
+        embedding_ids=list(documents),
+        mmr_threshold=threshold,
+    )
+    scores, chosen = yield compute(choose)
+    return _result([to_node(documents[name]) for name in chosen], [float(score) for score in scores])
+
+
+def _result(nodes: list[BaseNode], scores: list[float]) -> VectorStoreQueryResult:
+    return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[node.node_id for node in nodes])
+
+
+def get_nodes(node_ids: Sequence[str] | None, filters: MetadataFilters | Filter | None) -> Flow[list[BaseNode]]:
+    """Return nodes: by ids in the order asked, or all that pass; both together must hold."""
+    documents = yield from _selected(node_ids, filters)
+    nodes: list[BaseNode] = yield compute(lambda: [to_node(document) for document in documents])
+    return nodes
+
+
+def delete_nodes(node_ids: Sequence[str] | None, filters: MetadataFilters | Filter | None) -> Flow[None]:
+    """Delete nodes by ids, by filters, or by both together.
+
+    Raises:
+        ValueError: neither was given; `clear` deletes everything.
+    """
+    condition = yield from to_filter(filters)
+    if node_ids is None and condition is None:
+        raise ValueError("delete_nodes needs node_ids or filters that name something; clear() deletes everything")
+    if node_ids is None:
+        yield Call("delete", {"filter": condition})
+        return
+    documents = (yield from _selected(node_ids, condition)) if condition is not None else []
+    names = [document.id for document in documents] if condition is not None else check_ids(node_ids)
+    yield Call("delete", {"ids": names})
+
+
+def delete_document(ref_doc_id: str) -> Flow[None]:
+    """Delete the nodes of a source document."""
+    yield Call("delete", {"filter": of_documents(check_ids([ref_doc_id]))})
+
+
+def clear() -> Flow[None]:
+    """Delete every node."""
+    yield Call("delete", {"filter": And(())})
+
+
+def _selected(node_ids: Sequence[str] | None, filters: MetadataFilters | Filter | None) -> Flow[list[Document]]:
+    condition = yield from to_filter(filters)
+    if node_ids is None:
+        documents: list[Document] = yield Call("scroll", {"filter": condition})
+        return documents
+    found: list[Document] = yield Call("get", {"ids": check_ids(node_ids)})
+    return [document for document in found if condition is None or matches(condition, document.metadata)]
+
+
+def _dense_only(vectors: Sequence[Sequence[float]]) -> M3Embeddings:
+    return M3Embeddings(np.asarray(vectors, np.float32), SparseRows.empty(len(vectors)))

@@ -1,0 +1,71 @@
+"""One model and one memory of its passes for all classes that use the same encoder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from weakref import WeakValueDictionary
+
+from m3connect.embeddings import M3Embeddings
+from m3connect.encoding import AsyncEncoder, LazyEncoder, SharedPass
+from m3connect.store import Encoder
+
+__all__ = ["Sharing", "share", "share_named"]
+
+
+class Sharing:
+    """An encoder with the rows it made last, so that each text costs one forward pass, whoever asks for it.
+
+    Made by `share` and `share_named`, which give all holders of one encoder the same object.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.passes = encoder if isinstance(encoder, SharedPass) else SharedPass(encoder)
+        self._awaited = AsyncEncoder(self.passes)
+
+    def encode(self, texts: Sequence[str], *, multi_vector: bool, max_length: int | None) -> M3Embeddings:
+        """Encode here and now."""
+        return self.passes.encode(texts, multi_vector=multi_vector, max_length=max_length)
+
+    async def aencode(self, texts: Sequence[str], *, multi_vector: bool, max_length: int | None) -> M3Embeddings:
+        """Encode in the encoder's own thread; the event loop goes on."""
+        return await self._awaited.encode(texts, multi_vector=multi_vector, max_length=max_length)
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Stay behind when a component is pickled; it finds its encoder again where it arrives."""
+        return _nothing, ()
+
+    def __deepcopy__(self, memo: object) -> Sharing:
+        return self
+
+
+def _nothing() -> None:
+    return None
+
+
+_shared: WeakValueDictionary[Hashable, Sharing] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def share(encoder: Encoder) -> Sharing:
+    """Return the sharing of an encoder; a `SharedPass` is used as it is."""
+    return _find(id(encoder), lambda: encoder)  # an id is not used again as long as its sharing holds the encoder
+
+
+def share_named(name: str, *, revision: str | None, local_files_only: bool) -> Sharing:
+    """Return the sharing of `M3Encoder.from_pretrained(name, ...)`, which is loaded at its first use."""
+
+    def load() -> Encoder:
+        from m3connect.encoder import M3Encoder
+
+        return M3Encoder.from_pretrained(name, revision=revision, local_files_only=local_files_only)
+
+    return _find((name, revision, local_files_only), lambda: LazyEncoder(load))
+
+
+def _find(key: Hashable, make: Callable[[], Encoder]) -> Sharing:
+    with _lock:
+        sharing = _shared.get(key)
+        if sharing is None:
+            sharing = _shared[key] = Sharing(make())
+        return sharing

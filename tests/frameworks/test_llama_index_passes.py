@@ -1,0 +1,261 @@
+"""One forward pass a query and one an added text on every public path, and no path blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.llms import MockLLM
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import Document, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import VectorStoreQuery
+from llama_index_helpers import PATIENCE, TEXTS, WaitingEncoder, ids, nodes_of, times_encoded
+from llama_index_m3connect import (
+    M3ConnectEmbedding,
+    M3ConnectRerank,
+    M3ConnectRetriever,
+    M3ConnectSparseEmbedding,
+    M3ConnectVectorStore,
+)
+
+from m3connect import MemoryStore, ThreadedStore, Weighted
+from m3connect.encoding import SharedPass
+from m3connect.testing import FakeEncoder
+
+QUESTION = "where is the blue sea?"
+
+
+class Setup:
+    """An index over an encoder, and everything that can be asked of it."""
+
+    def __init__(self, encoder: FakeEncoder, *, multi_vector: bool = False, awaited: bool = False) -> None:
+        self.encoder = encoder
+        self.embedding = M3ConnectEmbedding(encoder=encoder, multi_vector=multi_vector)
+        self.store = MemoryStore(dim=encoder.dim, multi_vector=multi_vector)
+        self.vectors = M3ConnectVectorStore(
+            store=ThreadedStore(self.store) if awaited else self.store, encoder=self.embedding
+        )
+        self.index = VectorStoreIndex.from_vector_store(self.vectors, embed_model=self.embedding)
+
+    def fill(self) -> None:
+        """Store without asking the encoder under test."""
+        nodes = nodes_of()
+        twin = FakeEncoder(dim=self.encoder.dim)
+        vectors = M3ConnectVectorStore(store=self.store, encoder=twin)
+        vectors.add(nodes)
+
+    def retriever(self, mode: str, **options):
+        return self.index.as_retriever(vector_store_query_mode=mode, similarity_top_k=3, **options)
+
+    def engine(self, retriever) -> RetrieverQueryEngine:
+        rerank = M3ConnectRerank(encoder=self.encoder, top_n=2)
+        return RetrieverQueryEngine.from_args(retriever, llm=MockLLM(), node_postprocessors=[rerank])
+
+
+RETRIEVERS = {
+    "default": lambda setup: setup.retriever("default"),
+    "sparse": lambda setup: setup.retriever("sparse"),
+    "hybrid": lambda setup: setup.retriever("hybrid"),
+    "hybrid with alpha": lambda setup: setup.retriever("hybrid", alpha=0.5),
+    "hybrid with token vectors": lambda setup: setup.retriever(
+        "hybrid", vector_store_kwargs={"fusion": Weighted(multi_vector=1)}
+    ),
+    "mmr": lambda setup: setup.retriever("mmr"),
+    "ours": lambda setup: M3ConnectRetriever(setup.vectors),
+    "ours with rerank": lambda setup: M3ConnectRetriever(setup.vectors, rerank=True, similarity_top_k=2),
+    "ours over the store": lambda setup: M3ConnectRetriever(setup.store, encoder=setup.encoder, rerank=True),
+}
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("multi_vector", [False, True], ids=["two legs", "token vectors"])
+@pytest.mark.parametrize("name", RETRIEVERS)
+async def test_a_query_costs_one_pass_rerank_included(name: str, multi_vector: bool, awaited: bool) -> None:
+    setup = Setup(FakeEncoder(), multi_vector=multi_vector or name == "hybrid with token vectors")
+    setup.fill()
+    engine = setup.engine(RETRIEVERS[name](setup))
+    response = await engine.aquery(QUESTION) if awaited else engine.query(QUESTION)
+    assert len(response.source_nodes) == 2
+    assert times_encoded(setup.encoder, QUESTION) == 1
+
+
+async def test_reranking_with_stored_token_vectors_encodes_nothing_but_the_query() -> None:
+    setup = Setup(FakeEncoder(), multi_vector=True)
+    setup.fill()
+    retriever = M3ConnectRetriever(setup.vectors, rerank=True)
+    found = retriever.retrieve(QUESTION)
+    assert setup.encoder.calls == [[QUESTION]]
+    plain = Setup(FakeEncoder())
+    plain.fill()
+    again = M3ConnectRetriever(plain.vectors, rerank=True).retrieve(QUESTION)
+    assert [(one.node_id, pytest.approx(one.score)) for one in found] == [(one.node_id, one.score) for one in again]
+    assert len(plain.encoder.calls) == 2, "the query, and the candidates in one call"
+
+
+def add_nodes_to_the_index(setup: Setup) -> None:
+    setup.index.insert_nodes(nodes_of())
+
+
+async def aadd_nodes_to_the_index(setup: Setup) -> None:
+    await setup.index.ainsert_nodes(nodes_of())
+
+
+def build_an_index(setup: Setup) -> None:
+    context = StorageContext.from_defaults(vector_store=setup.vectors)
+    VectorStoreIndex(nodes_of(), storage_context=context, embed_model=setup.embedding)
+
+
+def build_an_index_of_documents(setup: Setup) -> None:
+    context = StorageContext.from_defaults(vector_store=setup.vectors)
+    documents = [Document(id_=name, text=text) for name, text in TEXTS.items()]
+    VectorStoreIndex.from_documents(documents, storage_context=context, embed_model=setup.embedding)
+
+
+def run_a_pipeline(setup: Setup) -> None:
+    pipeline = IngestionPipeline(transformations=[setup.embedding], vector_store=setup.vectors)
+    pipeline.run(nodes=nodes_of())
+
+
+async def arun_a_pipeline(setup: Setup) -> None:
+    pipeline = IngestionPipeline(transformations=[setup.embedding], vector_store=setup.vectors)
+    await pipeline.arun(nodes=nodes_of())
+
+
+def add_to_the_store(setup: Setup) -> None:
+    setup.vectors.add(nodes_of())
+
+
+async def aadd_to_the_store(setup: Setup) -> None:
+    await setup.vectors.async_add(nodes_of())
+
+
+def embed_both_ways(setup: Setup) -> None:
+    setup.embedding.get_text_embedding_batch(list(TEXTS.values()))
+    M3ConnectSparseEmbedding(encoder=setup.encoder).get_text_embedding_batch(list(TEXTS.values()))
+
+
+ADDING = [
+    *(add_nodes_to_the_index, aadd_nodes_to_the_index, build_an_index, build_an_index_of_documents, run_a_pipeline),
+    *(arun_a_pipeline, add_to_the_store, aadd_to_the_store, embed_both_ways),
+]
+
+
+@pytest.mark.parametrize("multi_vector", [False, True], ids=["two legs", "token vectors"])
+@pytest.mark.parametrize("add", ADDING, ids=lambda add: add.__name__)
+async def test_an_added_text_costs_one_pass_for_all_legs(add, multi_vector: bool) -> None:
+    setup = Setup(FakeEncoder(), multi_vector=multi_vector)
+    awaitable = add(setup)
+    if awaitable is not None:
+        await awaitable
+    assert sorted(text for call in setup.encoder.calls for text in call) == sorted(TEXTS.values())
+    if add is not embed_both_ways:
+        assert setup.store.count() == len(TEXTS)
+
+
+def test_a_memory_of_ones_own_size_can_be_given() -> None:
+    counting = FakeEncoder()
+    shared = SharedPass(counting, max_bytes=0)
+    embedding = M3ConnectEmbedding(encoder=shared)
+    store = M3ConnectVectorStore(store=MemoryStore(dim=16), encoder=embedding)
+    for node in (nodes := nodes_of({"sea": "blue sea"})):
+        node.embedding = embedding.get_text_embedding(node.text)
+    store.add(nodes)
+    assert times_encoded(counting, "blue sea") == 2, "nothing is remembered where nothing may be"
+
+
+def test_components_with_the_same_model_share_it() -> None:
+    by_name = [kind(model_name="m3-mini") for kind in (M3ConnectEmbedding, M3ConnectSparseEmbedding, M3ConnectRerank)]
+    assert len({id(one.sharing) for one in by_name}) == 1
+    assert M3ConnectEmbedding(model_name="m3-mini", local_files_only=True).sharing is not by_name[0].sharing
+    encoder = FakeEncoder()
+    assert M3ConnectEmbedding(encoder=encoder).sharing is not M3ConnectEmbedding(encoder=FakeEncoder()).sharing
+
+
+# -- the event loop ---------------------------------------------------------------------------------------------------
+
+SCORED = [NodeWithScore(node=node, score=1.0) for node in nodes_of()]
+QUERY = QueryBundle(QUESTION)
+
+
+def aretrieve(name: str):
+    return lambda setup: RETRIEVERS[name](setup).aretrieve(QUESTION)
+
+
+ASYNC_PATHS = {
+    "query embedding": lambda setup: setup.embedding.aget_query_embedding(QUESTION),
+    "text embedding": lambda setup: setup.embedding.aget_text_embedding(QUESTION),
+    "text embeddings": lambda setup: setup.embedding.aget_text_embedding_batch(list(TEXTS.values())),
+    "aggregated embedding": lambda setup: setup.embedding.aget_agg_embedding_from_queries([QUESTION, "sea"]),
+    "transformation": lambda setup: setup.embedding.acall(nodes_of()),
+    "sparse query": lambda setup: M3ConnectSparseEmbedding(encoder=setup.encoder).aget_query_embedding(QUESTION),
+    "sparse text": lambda setup: M3ConnectSparseEmbedding(encoder=setup.encoder).aget_text_embedding(QUESTION),
+    "sparse texts": lambda setup: M3ConnectSparseEmbedding(encoder=setup.encoder).aget_text_embedding_batch(["a", "b"]),
+    "rerank": lambda setup: M3ConnectRerank(encoder=setup.encoder).apostprocess_nodes(SCORED, QUERY),
+    "query engine": lambda setup: setup.engine(setup.retriever("hybrid")).aquery(QUESTION),
+    "async_add": aadd_to_the_store,
+    "ainsert_nodes": aadd_nodes_to_the_index,
+    "pipeline": arun_a_pipeline,
+    **{
+        f"aquery {mode}": lambda setup, mode=mode: setup.vectors.aquery(VectorStoreQuery(query_str=QUESTION, mode=mode))
+        for mode in ("default", "sparse", "hybrid", "mmr")
+    },
+    **{name: aretrieve(name) for name in RETRIEVERS if name != "hybrid with token vectors"},
+}
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["store", "awaited store"])
+@pytest.mark.parametrize("path", ASYNC_PATHS)
+async def test_the_event_loop_goes_on_while_the_model_works(path: str, awaited: bool) -> None:
+    """The encoder waits for what only another coroutine does; a blocked loop would let it wait in vain."""
+    setup = Setup(WaitingEncoder(), awaited=awaited)
+    setup.fill()
+
+    async def let_go() -> None:
+        setup.encoder.go.set()
+
+    await asyncio.wait_for(asyncio.gather(ASYNC_PATHS[path](setup), let_go()), 2 * PATIENCE)
+    assert setup.encoder.calls
+
+
+class WaitingStore(MemoryStore):
+    """A store whose database waits for what another coroutine does."""
+
+    def __init__(self, go) -> None:
+        super().__init__(dim=16)
+        self.go = go
+
+    def _perform(self, call):
+        if not self.go.wait(PATIENCE):
+            raise TimeoutError("nobody set the event: the event loop was blocked")
+        return super()._perform(call)
+
+
+STORE_PATHS = {
+    "add": lambda vectors: vectors.async_add(nodes_of()),
+    "delete": lambda vectors: vectors.adelete("doc"),
+    "delete nodes": lambda vectors: vectors.adelete_nodes(["sea"]),
+    "get nodes": lambda vectors: vectors.aget_nodes(),
+    "get nodes by id": lambda vectors: vectors.aget_nodes(["sea"]),
+    "clear": lambda vectors: vectors.aclear(),
+    "query": lambda vectors: vectors.aquery(VectorStoreQuery(query_str=QUESTION, mode="hybrid")),
+    "retriever": lambda vectors: M3ConnectRetriever(vectors, rerank=True).aretrieve(QUESTION),
+}
+
+
+@pytest.mark.parametrize("path", STORE_PATHS)
+async def test_the_event_loop_goes_on_while_the_database_works(path: str) -> None:
+    go = WaitingEncoder().go
+    vectors = M3ConnectVectorStore(store=WaitingStore(go), encoder=FakeEncoder())
+
+    async def let_go() -> None:
+        go.set()
+
+    await asyncio.wait_for(asyncio.gather(STORE_PATHS[path](vectors), let_go()), 2 * PATIENCE)
+
+
+def test_ids_are_what_a_retriever_finds() -> None:
+    setup = Setup(FakeEncoder())
+    setup.fill()
+    assert set(ids(setup.retriever("sparse").retrieve("blue sea"))) == {"sea", "ship"}
