@@ -298,8 +298,8 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
         case Native(native):
             raise ValueError(
                 f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore; beside "
-                "conditions that are judged by reading (text_contains, and all of field(...) where layout= was given) "
-                "it stands in & alone, not in | or ~"
+                "conditions that are judged by reading (text_contains, Predicate, and all of field(...) where layout= "
+                "was given) it stands in & alone, not in | or ~"
             )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
