@@ -15,6 +15,7 @@ plain string match, whatever the key or value contains.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -27,7 +28,9 @@ from typing import Any, Literal, TypeAlias, TypeGuard
 __all__ = [
     "And",
     "Field",
+    "FieldKind",
     "Filter",
+    "FilterFields",
     "HasToken",
     "Native",
     "Not",
@@ -36,9 +39,12 @@ __all__ = [
     "Predicate",
     "TextContains",
     "Value",
+    "declared_fields",
     "field",
     "is_exact",
+    "is_native",
     "matches",
+    "number_keys",
     "number_name",
     "numbers",
     "split_exact",
@@ -48,9 +54,17 @@ __all__ = [
 Value: TypeAlias = str | bool | int | float
 """What a filter compares with: a string, a bool, an int below 2**53 in size, or a finite float."""
 
+FieldKind: TypeAlias = Literal["number", "str"]
+
+FilterFields: TypeAlias = Mapping[str, FieldKind] | Iterable[str]
+"""The metadata keys that filters ask for often, by what they hold; a list of keys means numbers."""
+
 _LARGEST_INT = 2**53
 _LONGEST_TOKEN = 96
 _DEEPEST = 64
+
+_quoted = json.JSONEncoder().encode
+"""`json.dumps` of a string without its detours: every document goes through here."""
 
 
 class Filter:
@@ -104,6 +118,7 @@ class Native(Filter):
 
     Metadata are under `metadata`: `models.FieldCondition(key="metadata.lang", ...)` for Qdrant, whose filter is a
     `models.Filter` (Edge: a `qdrant_edge.Filter`), and `'metadata["lang"] == "de"'` for Milvus, whose filter is text.
+    In a collection that was opened with `layout=` they are wherever those who filled it put them.
     """
 
     condition: Any
@@ -236,6 +251,31 @@ def field(key: str) -> Field:
     return Field(key)
 
 
+def declared_fields(fields: FilterFields) -> dict[str, FieldKind]:
+    """Return declared metadata keys with what they hold.
+
+    Raises:
+        ValueError: a kind is unknown, a key cannot be one, or one string came instead of a list.
+
+    Example:
+        >>> declared_fields(["year"]) == declared_fields({"year": "number"})
+        True
+    """
+    if isinstance(fields, str):
+        raise ValueError(f"filter_fields takes a list of metadata keys, or their kinds by key, but got {fields!r}")
+    declared: dict[str, FieldKind] = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, "number")
+    for key, kind in declared.items():
+        field(key)
+        if kind not in ("number", "str"):
+            raise ValueError(f"filter_fields[{key!r}] must be 'number' or 'str', but is {kind!r}")
+    return declared
+
+
+def number_keys(fields: FilterFields) -> tuple[str, ...]:
+    """Return the declared metadata keys that hold numbers; errors as for `declared_fields`."""
+    return tuple(key for key, kind in declared_fields(fields).items() if kind == "number")
+
+
 def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
     """Say whether a document with this metadata passes."""
     match condition:
@@ -257,8 +297,9 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return not matches(part, metadata)
         case Native(native):
             raise ValueError(
-                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore, and "
-                "where it stands beside text_contains in | or ~"
+                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore; beside "
+                "conditions that are judged by reading (text_contains, Predicate, and all of field(...) where layout= "
+                "was given) it stands in & alone, not in | or ~"
             )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
@@ -278,18 +319,24 @@ def tokens(metadata: Mapping[str, Any]) -> list[str]:
         if isinstance(value, list | tuple):
             found.add(_list_token(key))
             found.update(_member_token(key, member) for member in value if _is_value(member))
-        elif _is_value(value):
-            found.add(_scalar_token(key, value))
-        if value is not None and not (isinstance(value, list | tuple) and not value):
+            if value:
+                found.add(_presence_token(key))
+        elif value is not None:
             found.add(_presence_token(key))
+            if _is_value(value):
+                found.add(_scalar_token(key, value))
     return sorted(found)
 
 
 def numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Return what can be ordered, under names that need no quoting in any filter language (`number_name`)."""
-    return {number_name(key): float(value) for key, value in metadata.items() if _is_number(value)}
+    """Return what can be ordered, under names that need no quoting in any filter language (`number_name`).
+
+    Zero has no sign here: to some databases -0.0 is another member of a list than 0.0.
+    """
+    return {number_name(key): float(value) + 0.0 for key, value in metadata.items() if _is_number(value)}
 
 
+@functools.lru_cache(maxsize=1024)  # documents of a collection share their keys
 def number_name(key: str) -> str:
     """Return the name under which `numbers` keeps the value of a key.
 
@@ -314,17 +361,31 @@ def is_exact(condition: Filter) -> bool:
     return not isinstance(condition, TextContains | Predicate)
 
 
-def split_exact(condition: Filter) -> tuple[Filter | None, Filter | None]:
+def is_native(condition: Filter) -> bool:
+    """Say whether all of the condition is in the database's own words."""
+    match condition:
+        case And(parts) | Or(parts):
+            return all(is_native(part) for part in parts)
+        case Not(part):
+            return is_native(part)
+    return isinstance(condition, Native)
+
+
+def split_exact(condition: Filter, decides: Callable[[Filter], bool] = is_exact) -> tuple[Filter | None, Filter | None]:
     """Split a condition into what a database decides and what is left to read one by one.
+
+    Args:
+        condition: a filter.
+        decides: says whether the database decides a condition.
 
     Returns:
         Two filters whose conjunction is the condition; None where a side has nothing to say.
     """
-    if is_exact(condition):
+    if decides(condition):
         return condition, None
     if not isinstance(condition, And):
         return None, condition
-    halves = [split_exact(part) for part in condition.parts]
+    halves = [split_exact(part, decides) for part in condition.parts]
     exact = tuple(half for half, _ in halves if half is not None)
     rest = tuple(half for _, half in halves if half is not None)
     return (And(exact) if exact else None), And(rest)
@@ -338,19 +399,26 @@ def _deeper(*parts: Filter) -> int:
 
 
 def _scalar_token(key: str, value: Value) -> str:
-    return _token("=", f"{json.dumps(key)}:{_literal(value)}")
+    return _token("=", f"{_quoted_key(key)}:{_literal(value)}")
 
 
 def _member_token(key: str, value: Value) -> str:
-    return _token("~", f"{json.dumps(key)}:{_literal(value)}")
+    return _token("~", f"{_quoted_key(key)}:{_literal(value)}")
 
 
+@functools.lru_cache(maxsize=1024)
+def _quoted_key(key: str) -> str:
+    return _quoted(key)
+
+
+@functools.lru_cache(maxsize=1024)
 def _list_token(key: str) -> str:
-    return _token("[", json.dumps(key))
+    return _token("[", _quoted(key))
 
 
+@functools.lru_cache(maxsize=1024)
 def _presence_token(key: str) -> str:
-    return _token("?", json.dumps(key))
+    return _token("?", _quoted(key))
 
 
 def _token(kind: str, fact: str) -> str:
@@ -360,9 +428,13 @@ def _token(kind: str, fact: str) -> str:
 
 
 def _literal(value: Value) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not value.is_integer():
+        return float.__repr__(value)
+    return int.__repr__(int(value))
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
@@ -370,11 +442,11 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _is_value(value: object) -> bool:
+    if isinstance(value, str | bool):
+        return True
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < _LARGEST_INT
-    return isinstance(value, str | bool)
+    return isinstance(value, int) and abs(value) < _LARGEST_INT
 
 
 def _ordered(value: float, op: str, bound: float) -> bool:

@@ -112,10 +112,10 @@ async def test_a_cancelled_task_that_waits_costs_no_pass():
     second = asyncio.create_task(encoder.encode(["second"]))
     await asyncio.sleep(0)
     second.cancel()
-    waiting.go.set()
-    await first
     with pytest.raises(asyncio.CancelledError):
         await second
+    waiting.go.set()
+    await first
     await encoder.encode(["third"])
     assert waiting.calls == [["first"], ["third"]]
 

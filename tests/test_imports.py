@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
-    {"search", "token_store", "chunking", "encoding"},
+    {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base", "foreign"},
     {"awaiting", "memory", "ingestion", "retrieval"},

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 from m3connect.base import Store
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
-from m3connect.opening import FieldKind, check_spec, open_store
+from m3connect.filters import FieldKind
+from m3connect.opening import check_spec, open_store
 from m3connect.store import Encoder
 
 __all__ = ["check_model", "open_for_index"]
