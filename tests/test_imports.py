@@ -15,7 +15,7 @@ from support import REPOSITORY, require
 import m3connect
 
 LAYERS: list[set[str]] = [
-    {"_version", "errors"},
+    {"_version", "errors", "facts"},
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
