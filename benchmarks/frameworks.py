@@ -527,8 +527,9 @@ def measure(workload: Workload, chosen: Sequence[Side], load: Load) -> list[tupl
     with random_model(workload.layers, workload.hidden) as encoder:
         if "add" not in workload.phases:
             console.print(f"[dim]{workload.name}: encoding the documents[/]")
-            load = replace(load, encoded=SharedPass(encoder))
-            load.encoded.encode(load.documents)
+            known = SharedPass(encoder)
+            known.encode(load.documents)
+            load = replace(load, encoded=known)
         for turn in range(workload.rounds):
             console.print(f"[dim]{workload.name}: round {turn + 1} of {workload.rounds}[/]")
             run_round(fresh, encoder, load, turn)
