@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from machine import processor, version
 from rich.table import Table
 
-import m3connect
 from store_bench.contenders import HAND, OURS, PLAIN, Measured
 from store_bench.data import CANDIDATES, KINDS, TOP_K, Kind
 from store_bench.measuring import console
@@ -114,32 +112,16 @@ def about_machine(rounds: int) -> dict[str, Any]:
     libraries = ["m3connect", "qdrant-client", "qdrant-edge-py", "pymilvus", "milvus-lite"]
     libraries += ["langchain-qdrant", "langchain-milvus", "numpy"]
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "rounds": rounds,
         "load_average_before": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in libraries},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
-
-
-def _version(name: str) -> str | None:
-    if name == "m3connect":
-        return m3connect.__version__
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def footer(about: dict[str, Any]) -> str:
     """Say what the figures are figures of."""
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found)
     return (
         f"'{HAND}' gets its payloads ready-made, with the fields that m3connect derives while the clock runs; "
         f"'{PLAIN}' stores id, text and metadata.\nlangchain-qdrant takes {TOP_K} candidates a leg, the others "
