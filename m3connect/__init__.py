@@ -48,4 +48,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  # what it returns depends on
         from m3connect.encoder import M3Encoder
 
         return M3Encoder
+    if name == "TokenStore":  # not in __all__: it needs the extra `rerank`
+        from m3connect.token_store import TokenStore
+
+        return TokenStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,7 +34,7 @@ from m3connect.store import (
     raise_problems,
 )
 
-__all__ = ["MOST_READ", "Call", "Flow", "StoreFlows", "run", "run_async"]
+__all__ = ["MOST_READ", "Call", "Flow", "StoreFlows", "compute", "run", "run_async"]
 
 _T = TypeVar("_T")
 
@@ -50,6 +50,11 @@ class Call:
 
     method: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compute(work: Callable[[], Any]) -> Call:
+    """Return a call that runs a function, in a thread where the flow is awaited; for flows that say so."""
+    return Call("compute", {"work": work})
 
 
 Flow: TypeAlias = Generator[Call | tuple[Call, ...], Any, _T]

@@ -9,13 +9,13 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TextIO, TypeVar
 
 from m3connect.blame import BlamingEncoder
 from m3connect.chunking import WindowCounter, remove_old_windows
@@ -23,6 +23,9 @@ from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
 from m3connect.prepared import PreparedDocuments, prepare
 from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint
+
+if TYPE_CHECKING:
+    from m3connect.token_store import TokenStore
 
 __all__ = ["IngestReport", "Rejected", "ingest"]
 
@@ -96,12 +99,16 @@ def ingest(
     progress: bool = False,
     chunked: bool = False,
     report: IngestReport | None = None,
+    token_store: TokenStore | None = None,
 ) -> IngestReport:
     """Encode documents and store them; run again after an interruption, it goes on where it stopped.
 
     A document that is already stored with the same text, metadata and parent is passed over, so a second run over the
     same documents encodes nothing. A bad document is set aside with its reason, and the rest goes in; so is a text that
     the encoder fails for, as long as it does not fail for all.
+
+    With a token store, batches have their token vectors in memory, 4 KB a token at BGE-M3's size: where texts have
+    thousands of tokens, ask for a smaller `batch_size`.
 
     Args:
         encoder: what turns texts into embeddings.
@@ -117,6 +124,8 @@ def ingest(
             before is deleted. Nothing else may have ids like those of windows.
         report: a new `IngestReport` to be filled while the run goes on, so that it can be read meanwhile, and after an
             error. The error has a note with its figures too.
+        token_store: where token vectors go too, from the same pass, before their documents are stored; a stored
+            document that it lacks is encoded and stored again.
 
     Returns:
         What became of every document.
@@ -146,6 +155,8 @@ def ingest(
     check_fingerprint(store.fingerprint, encoder.fingerprint, name=store.name)
     if store.dim != encoder.dim:
         raise CollectionMismatchError(f"the store has dimension {store.dim}, but the encoder makes {encoder.dim}")
+    if token_store is not None:
+        token_store.check_writable(encoder.fingerprint)
     started = time.perf_counter()
     opened: AbstractContextManager[TextIO | None] = nullcontext()
     if rejects is not None:
@@ -153,7 +164,7 @@ def ingest(
     report = IngestReport() if report is None else report
     try:
         with opened as file, tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
-            pipeline = _Pipeline(encoder, store, report, _Options(uploaders, retry_seconds, chunked, file))
+            pipeline = _Pipeline(encoder, store, report, _Options(uploaders, retry_seconds, chunked, file, token_store))
             for batch in pipeline.run(_batches(documents, batch_size)):
                 bar.update(len(batch))
         flushing = time.perf_counter()
@@ -184,6 +195,7 @@ class _Options:
     retry_seconds: float
     chunked: bool
     rejects: TextIO | None
+    token_store: TokenStore | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +214,8 @@ class _Pipeline:
 
     def __init__(self, encoder: Encoder, store: HybridStore, report: IngestReport, options: _Options) -> None:
         self.report = report
-        self._encoder = BlamingEncoder(encoder, multi_vector=store.multi_vector)
+        self._encoder = BlamingEncoder(encoder, multi_vector=store.multi_vector or options.token_store is not None)
+        self._fingerprint = encoder.fingerprint
         self._store = store
         self._options = options
         self._windows = WindowCounter()
@@ -250,10 +263,18 @@ class _Pipeline:
         known = self.retrying(self._store.fingerprints, list(latest)) if latest else {}
         for written in self._under_way:
             known |= {name: fingerprint for name, fingerprint in written.names.items() if name in latest}
-        changed = [i for name, i in latest.items() if known.get(name) != prepared.fingerprints[i]]
+        lacking = self._without_tokens([prepared[i] for i in latest.values()])
+        changed = [i for name, i in latest.items() if known.get(name) != prepared.fingerprints[i] or name in lacking]
         self.report.unchanged += len(latest) - len(changed)
         self._older |= {name for name in (prepared[i].id for i in changed) if name in known}
         return [batch[i] for i in changed], prepared.take(changed)
+
+    def _without_tokens(self, documents: Sequence[Document]) -> set[str]:
+        """Return the ids of documents that the token store lacks, and that are not on their way into it."""
+        if self._options.token_store is None:
+            return set()
+        missing = self._options.token_store.missing(documents, fingerprint=self._fingerprint)
+        return {document.id for document in missing}.difference(*(written.names for written in self._under_way))
 
     def _send(self, entries: _Entries, documents: PreparedDocuments, pool: ThreadPoolExecutor) -> None:
         if not entries:
@@ -301,6 +322,8 @@ class _Pipeline:
         """Return the seconds that it took, and how many old windows were deleted."""
         started = time.perf_counter()
         if documents and embeddings is not None:
+            if self._options.token_store is not None:  # first: what the store acknowledges has its token vectors
+                self._options.token_store.put(documents, embeddings)
             self.retrying(self._store.upsert, documents, embeddings)
         removed = self.retrying(remove_old_windows, self._store, counts) if counts else 0
         return time.perf_counter() - started, removed

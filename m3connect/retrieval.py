@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from m3connect import scoring
-from m3connect.embeddings import M3Embeddings
+from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.filters import Filter
+from m3connect.flows import Call, Flow, compute, run
 from m3connect.fusion import RRF, Fusion, rank
-from m3connect.store import Encoder, Hit, HybridStore
+from m3connect.store import Document, Encoder, Hit, HybridStore
+from m3connect.token_rows import NamedRows, TokenRows
 
-__all__ = ["HybridRetriever", "rerank_hits"]
+__all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "rerank_hits"]
 
 _CANDIDATES_HELD = 256
 """Candidates whose token vectors are in memory at a time: at BGE-M3's size about 1 MB each for 256 tokens."""
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """Where the token vectors of documents are kept; `TokenStore` is one, and says what each method does."""
+
+    @property
+    def readonly(self) -> bool: ...  # noqa: D102
+    def get(self, documents: Sequence[Document], *, fingerprint: str | None = None) -> NamedRows: ...  # noqa: D102
+    def encode(self, matrices: Sequence[FloatArray]) -> TokenRows: ...  # noqa: D102
+    def put_rows(  # noqa: D102
+        self, documents: Sequence[Document], rows: TokenRows, *, fingerprint: str | None
+    ) -> None: ...
 
 
 class HybridRetriever:
@@ -28,6 +45,8 @@ class HybridRetriever:
         fusion: how the store fuses its legs, unless a search says otherwise.
         depth: how many hits of the store are reranked.
         weights: of dense, sparse and multi-vector scores in the reranked score.
+        token_store: where the candidates' token vectors are, a `TokenStore`; those that it lacks are encoded again and,
+            unless it is read-only, stored. None means the store itself where it keeps them, or else encoding again.
 
     Example:
         >>> from m3connect import Document, MemoryStore, ingest
@@ -48,6 +67,7 @@ class HybridRetriever:
         fusion: Fusion = RRF(),  # noqa: B008  # frozen
         depth: int = 50,
         weights: tuple[float, float, float] = scoring.HYBRID_WEIGHTS,
+        token_store: TokenSource | None = None,
     ) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, but is {depth}")
@@ -61,6 +81,7 @@ class HybridRetriever:
         self.fusion = fusion
         self.depth = depth
         self.weights = weights
+        self.token_store = token_store
 
     def search(
         self,
@@ -133,19 +154,66 @@ class HybridRetriever:
         hits: list[list[Hit]] = []
         for group in _groups(found):
             part, of = queries[group], found[group]
-            hits += rerank_hits(part, of, self._candidates(of), top_k=top_k, weights=self.weights)
+            flow = candidates_flow(part, of, stored=self.store.multi_vector, token_store=self.token_store)
+            embeddings, tokens = run(flow, self._perform)
+            hits += rerank_hits(part, of, embeddings, top_k=top_k, weights=self.weights, tokens=tokens)
         return hits
 
-    def _candidates(self, found: Sequence[Sequence[Hit]]) -> dict[str, M3Embeddings]:
-        """Return the embeddings of every candidate: the stored ones, or its text encoded again, once each."""
-        documents = {hit.document.id: hit.document for hits in found for hit in hits}
-        if not documents:
-            return {}
-        if self.store.multi_vector:
-            rows = self.store.get_embeddings(list(documents))
-        else:
-            rows = self.encoder.encode([document.text for document in documents.values()], multi_vector=True)
-        return {name: rows[i] for i, name in enumerate(documents)}
+    def _perform(self, call: Call) -> Any:  # noqa: ANN401  # by method
+        if call.method == "compute":
+            return call.arguments["work"]()
+        target = self.encoder if call.method == "encode" else self.store
+        return getattr(target, call.method)(**call.arguments)
+
+
+Candidates: TypeAlias = tuple[dict[str, M3Embeddings], NamedRows | None]
+"""One row of embeddings a document, by id, and the token vectors where a token store has them."""
+
+
+def candidates_flow(
+    queries: M3Embeddings, found: Sequence[Sequence[Hit]], *, stored: bool, token_store: TokenSource | None
+) -> Flow[Candidates]:
+    """Bring together what `rerank_hits` needs of all candidates: from the stores, or their texts encoded, once each.
+
+    Besides methods of the document store it yields the calls `encode` and `compute` (`m3connect.flows`).
+
+    Args:
+        queries: the questions, for the encoder's fingerprint.
+        found: one list of hits a question.
+        stored: whether the document store has token vectors.
+        token_store: where they are instead.
+    """
+    documents = {hit.document.id: hit.document for hits in found for hit in hits}
+    if not documents:
+        return {}, None
+    if token_store is not None:
+        return (yield from _with_token_store(token_store, documents, queries.fingerprint))
+    texts = [document.text for document in documents.values()]
+    rows: M3Embeddings = yield (
+        Call("get_embeddings", {"ids": list(documents)})
+        if stored
+        else Call("encode", {"texts": texts, "multi_vector": True})
+    )
+    return {name: rows[i] for i, name in enumerate(documents)}, None
+
+
+def _with_token_store(
+    token_store: TokenSource, documents: Mapping[str, Document], fingerprint: str | None
+) -> Flow[Candidates]:
+    """Read token vectors, the other views from the document store, and encode what has no token vectors."""
+    tokens: NamedRows = yield compute(partial(token_store.get, list(documents.values()), fingerprint=fingerprint))
+    embeddings: dict[str, M3Embeddings] = {}
+    if known := list(tokens.places):
+        rows: M3Embeddings = yield Call("get_embeddings", {"ids": known})
+        embeddings |= {name: rows[i] for i, name in enumerate(known)}
+    if absent := [document for name, document in documents.items() if name not in tokens.places]:
+        rows = yield Call("encode", {"texts": [document.text for document in absent], "multi_vector": True})
+        encoded: TokenRows = yield compute(partial(token_store.encode, rows.require_multi_vector()))
+        if not token_store.readonly:
+            yield compute(partial(token_store.put_rows, absent, encoded, fingerprint=rows.fingerprint))
+        embeddings |= {document.id: rows[i] for i, document in enumerate(absent)}
+        tokens = tokens.joined([document.id for document in absent], encoded)
+    return embeddings, tokens
 
 
 def _groups(found: Sequence[Sequence[Hit]]) -> Iterator[slice]:
@@ -167,6 +235,7 @@ def rerank_hits(
     *,
     top_k: int,
     weights: tuple[float, float, float] = scoring.HYBRID_WEIGHTS,
+    tokens: NamedRows | None = None,
 ) -> list[list[Hit]]:
     """Order hits by the hybrid score of M3-Embedding.
 
@@ -176,28 +245,36 @@ def rerank_hits(
         embeddings: by id, one row each with token vectors, for every document in `found`.
         top_k: the most hits a query keeps.
         weights: of dense, sparse and multi-vector scores.
+        tokens: the token vectors of these documents, which are then not looked for in `embeddings`.
 
     Returns:
         One list a query, best first, ties by id; every hit has the score of each leg.
     """
-    return [_rerank_one(queries[i], hits, embeddings, top_k, weights) for i, hits in enumerate(found)]
+    return [
+        _rerank_one(queries[i], hits, (embeddings, tokens), top_k=top_k, weights=weights)
+        for i, hits in enumerate(found)
+    ]
 
 
 def _rerank_one(
     query: M3Embeddings,
     hits: Sequence[Hit],
-    embeddings: dict[str, M3Embeddings],
+    candidates: Candidates,
+    *,
     top_k: int,
     weights: tuple[float, float, float],
 ) -> list[Hit]:
     if not hits:
         return []
     by_id: dict[str, Hit] = {hit.document.id: hit for hit in hits}
-    rows = M3Embeddings.concatenate([replace(embeddings[name], fingerprint=None) for name in by_id])
+    embeddings, tokens = candidates
+    parts = [embeddings[name] for name in by_id]
+    rows = M3Embeddings.concatenate([replace(part, fingerprint=None, multi_vector=None) for part in parts])
+    matrices = tokens.of(by_id) if tokens is not None else [part.require_multi_vector()[0] for part in parts]
     legs = {
         "dense": scoring.dense(query.dense, rows.dense)[0],
         "sparse": scoring.sparse(query.sparse, rows.sparse)[0],
-        "multi_vector": scoring.multi_vector(query.require_multi_vector(), rows.require_multi_vector())[0],
+        "multi_vector": scoring.multi_vector(query.require_multi_vector(), matrices)[0],
     }
     scores = {name: {leg: float(values[j]) for leg, values in legs.items()} for j, name in enumerate(by_id)}
     totals = {

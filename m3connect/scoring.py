@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
+from m3connect.maxsim import mean_maxsims
+from m3connect.token_rows import TokenRows
 
 __all__ = ["HYBRID_WEIGHTS", "dense", "hybrid", "mean_maxsim", "multi_vector", "sparse"]
 
 HYBRID_WEIGHTS = (1.0, 0.3, 1.0)
 """The weights of dense, sparse and multi-vector scores in the paper's section 4.1."""
-
-_CHUNK_TOKENS = 4096
-"""Document tokens per matrix product: the product of a chunk stays in the processor's cache."""
 
 
 def dense(queries: npt.ArrayLike, documents: npt.ArrayLike) -> FloatArray:
@@ -84,34 +83,23 @@ def mean_maxsim(query: npt.ArrayLike, document: npt.ArrayLike) -> float:
     return float(multi_vector([np.asarray(query, np.float32)], [np.asarray(document, np.float32)])[0, 0])
 
 
-def multi_vector(queries: Sequence[FloatArray], documents: Sequence[FloatArray]) -> FloatArray:
+def multi_vector(queries: Sequence[FloatArray], documents: Sequence[FloatArray] | TokenRows) -> FloatArray:
     """`mean_maxsim` of every query with every document.
+
+    Arrays, and rows in float16, are multiplied in float32. Rows in int8 and 1-bit are multiplied in integers with the
+    query rounded to int8 too, where the processor has instructions for it (VNNI); elsewhere they are decoded first.
 
     Args:
         queries: q arrays [t_i, d] of unit rows.
-        documents: n arrays [t_j, d] of unit rows.
+        documents: n arrays [t_j, d] of unit rows, or n documents as a `TokenStore` keeps them.
 
     Returns:
-        [q, n] scores in [-1, 1]; 0 where either side has no tokens.
+        [q, n] scores in [-1, 1], or a little outside for rows in int8 and 1-bit; 0 where either side has no tokens.
+
+    Raises:
+        ValueError: the two have different dimensions.
     """
-    scores = np.zeros((len(queries), len(documents)), np.float32)
-    filled = np.array([j for j, document in enumerate(documents) if len(document)], dtype=np.int64)
-    asked = [i for i, query in enumerate(queries) if len(query)]
-    for chunk in _chunks(documents, filled):
-        tokens = np.concatenate([documents[j] for j in chunk])
-        lengths = np.array([len(documents[j]) for j in chunk])
-        starts = np.cumsum(lengths) - lengths
-        for i in asked:
-            best = np.maximum.reduceat(tokens @ queries[i].T, starts, axis=0)
-            scores[i, chunk] = best.mean(axis=1)
-    return scores
-
-
-def _chunks(documents: Sequence[FloatArray], filled: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    if len(filled) == 0:
-        return []
-    ends = np.cumsum([len(documents[j]) for j in filled])
-    return np.split(filled, np.flatnonzero(np.diff(ends // _CHUNK_TOKENS)) + 1)
+    return mean_maxsims(queries, documents)
 
 
 def hybrid(

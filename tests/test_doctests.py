@@ -36,6 +36,8 @@ def test_docstring_examples_are_true(name: str) -> None:
         require(package, library, extra=extra)
     if name.startswith("m3connect.evaluate"):
         pytest.importorskip("ir_measures", reason="measures need the extra eval")
+    if name == "m3connect.token_store":
+        pytest.importorskip("lmdb", reason="token stores need the extra rerank")
     if name == "m3connect.opening":
         require("m3connect_qdrant", "qdrant_client", extra="qdrant")
     result = doctest.testmod(importlib.import_module(name))

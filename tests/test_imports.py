@@ -17,8 +17,11 @@ import m3connect
 LAYERS: list[set[str]] = [
     {"_version", "errors", "facts"},
     {"embeddings"},
+    {"token_rows"},
+    {"maxsim"},
     {"scoring", "fusion", "filters"},
     {"store"},
+    {"token_entries", "token_file"},
     {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base", "foreign"},
@@ -36,6 +39,8 @@ CORE = set.union(*LAYERS)
 
 LIBRARIES: dict[str, set[str]] = {
     "ingestion": {"tenacity", "tqdm"},
+    "maxsim": {"torch"},
+    "token_file": {"lmdb"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "train": {"matplotlib", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},

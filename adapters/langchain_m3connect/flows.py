@@ -1,7 +1,7 @@
 """What the vector store and the retriever do, without its input and output: written once for sync and async.
 
-A flow (`m3connect.flows`) yields calls: `encode`, `encode_query` and `dimension` are for the embedding, all others
-methods of the store.
+A flow (`m3connect.flows`) yields calls: `encode`, `encode_query` and `dimension` are for the embedding, `compute` is a
+function that takes its time, all others are methods of the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from m3connect.embeddings import FloatArray
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow
 from m3connect.fusion import Fusion
-from m3connect.retrieval import rerank_hits
+from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
 
 __all__ = [
     "ENCODING",
@@ -54,6 +54,9 @@ class Reranking:
     weights: tuple[float, float, float]
     stored: bool
     """Whether the store has token vectors; without them the candidates' texts are encoded."""
+
+    token_store: TokenSource | None = None
+    """Where they are instead."""
 
 
 def add(documents: Sequence[Document], *, multi_vector: bool, batch_size: int) -> Flow[list[str]]:
@@ -104,12 +107,8 @@ def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]
     hits = yield from search(query, Asked(max(asked.k, how.depth), asked.filter, asked.fusion, asked.candidates))
     if not hits:
         return []
-    ids, texts = [hit.document.id for hit in hits], [hit.document.text for hit in hits]
-    rows: M3Embeddings = yield (
-        Call("get_embeddings", {"ids": ids}) if how.stored else Call("encode", {"texts": texts, "multi_vector": True})
-    )
-    embeddings = {name: rows[i] for i, name in enumerate(ids)}
-    return rerank_hits(query, [hits], embeddings, top_k=asked.k, weights=how.weights)[0]
+    embeddings, tokens = yield from candidates_flow(query, [hits], stored=how.stored, token_store=how.token_store)
+    return rerank_hits(query, [hits], embeddings, top_k=asked.k, weights=how.weights, tokens=tokens)[0]
 
 
 def choose_diverse(query: FloatArray, vectors: FloatArray, k: int, lambda_mult: float) -> list[int]:

@@ -16,6 +16,7 @@ from langchain_m3connect.vectorstore import M3ConnectVectorStore
 from m3connect import RRF, Dense, Hit, Sparse, Weighted
 from m3connect.filters import Filter
 from m3connect.flows import Flow
+from m3connect.retrieval import TokenSource
 from m3connect.scoring import HYBRID_WEIGHTS
 
 __all__ = ["M3ConnectRetriever"]
@@ -63,6 +64,9 @@ class M3ConnectRetriever(BaseRetriever):
     weights: tuple[float, float, float] = HYBRID_WEIGHTS
     """Of dense, sparse and multi-vector scores in the reranked score."""
 
+    token_store: InstanceOf[TokenSource] | None = None
+    """Where the token vectors are, a `TokenStore`; what it lacks is encoded again and, unless it is read-only, kept."""
+
     scores_key: str | None = None
     """Where given, the metadata of the returned documents has the scores under this key: `score`, and one a leg."""
 
@@ -108,7 +112,8 @@ class M3ConnectRetriever(BaseRetriever):
         encoded = yield from flows.encode_query(query)
         if not reranking:
             return (yield from flows.search(encoded, asked))
-        how = flows.Reranking(self.depth, self.weights, stored=self.vectorstore.store.multi_vector)
+        stored = self.vectorstore.store.multi_vector
+        how = flows.Reranking(self.depth, self.weights, stored=stored, token_store=self.token_store)
         return (yield from flows.rerank(encoded, asked, how))
 
     def _asked(

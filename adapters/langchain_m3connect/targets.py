@@ -66,6 +66,8 @@ class Targets:
         return await run_async(flow, self._aperform)
 
     def _perform(self, call: Call) -> Any:  # noqa: ANN401  # the target's answer
+        if call.method == "compute":
+            return call.arguments["work"]()
         if isinstance(self._store, AsyncStore):
             raise ValueError(
                 f"{type(self._store).__name__} is async: await the method's twin (asimilarity_search, aadd_documents, "
@@ -75,6 +77,8 @@ class Targets:
         return getattr(target, call.method)(**call.arguments)
 
     async def _aperform(self, call: Call) -> Any:  # noqa: ANN401  # the target's answer
+        if call.method == "compute":
+            return await asyncio.to_thread(call.arguments["work"])
         if call.method in ENCODING:
             return await getattr(self._encoding, f"a{call.method}")(**call.arguments)
         method = partial(getattr(self._async_store, call.method), **call.arguments)

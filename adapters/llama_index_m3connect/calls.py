@@ -7,20 +7,15 @@ other name is a method of the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from llama_index_m3connect.model import ModelSettings
 from m3connect.base import AsyncStore
-from m3connect.flows import Call
+from m3connect.flows import Call, compute
 from m3connect.store import HybridStore
 
 __all__ = ["Performer", "compute"]
-
-
-def compute(work: Callable[[], Any]) -> Call:
-    """Return a call that runs a function, in a thread where the flow is awaited."""
-    return Call("compute", {"work": work})
 
 
 class Performer:

@@ -21,7 +21,7 @@ from m3connect.embeddings import M3Embeddings
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, run, run_async
 from m3connect.fusion import RRF, Fusion
-from m3connect.retrieval import rerank_hits
+from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
 from m3connect.store import Encoder, Hit, HybridStore, check_count
 
 __all__ = ["M3ConnectRetriever"]
@@ -43,6 +43,8 @@ class M3ConnectRetriever(BaseRetriever):
         rerank: order the best by dense + 0.3 sparse + multi-vector score.
         depth: how many are reranked.
         weights: of the three scores.
+        token_store: where the candidates' token vectors are, a `TokenStore`; what it lacks is encoded again and, unless
+            it is read-only, stored.
         callback_manager: as every retriever's.
 
     Example:
@@ -68,6 +70,7 @@ class M3ConnectRetriever(BaseRetriever):
         rerank: bool = False,
         depth: int = 50,
         weights: tuple[float, float, float] = scoring.HYBRID_WEIGHTS,
+        token_store: TokenSource | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         check_count("similarity_top_k", similarity_top_k)
@@ -85,6 +88,7 @@ class M3ConnectRetriever(BaseRetriever):
         self.rerank = rerank
         self.depth = depth
         self.weights = weights
+        self.token_store = token_store
         self._store: HybridStore | AsyncStore = store.store if isinstance(store, M3ConnectVectorStore) else store
         self._performer = Performer(self._store, source_of(encoder))
         super().__init__(callback_manager=callback_manager)
@@ -112,13 +116,17 @@ class M3ConnectRetriever(BaseRetriever):
     def _reranked(self, query: M3Embeddings, hits: list[Hit]) -> Flow[list[Hit]]:
         if not hits:
             return []
-        names = [hit.document.id for hit in hits]
-        rows: M3Embeddings
-        if self._store.multi_vector:
-            rows = yield Call("get_embeddings", {"ids": names})
-        else:
-            rows = yield Call("encode", {"texts": [hit.document.text for hit in hits], "multi_vector": True})
-        by_id = {name: rows[i] for i, name in enumerate(names)}
-        score = partial(rerank_hits, query, [hits], by_id, top_k=self.similarity_top_k, weights=self.weights)
+        embeddings, tokens = yield from candidates_flow(
+            query, [hits], stored=self._store.multi_vector, token_store=self.token_store
+        )
+        score = partial(
+            rerank_hits,
+            query,
+            [hits],
+            embeddings,
+            top_k=self.similarity_top_k,
+            weights=self.weights,
+            tokens=tokens,
+        )
         ranked: list[list[Hit]] = yield compute(score)
         return ranked[0]

@@ -26,6 +26,7 @@ from m3connect.cli.options import (
     Filters,
     Model,
     Store,
+    TokenStorePath,
     check_store,
     choose_store,
     load_encoder,
@@ -45,7 +46,7 @@ from m3connect.cli.show import (
     settings_table,
     store_table,
 )
-from m3connect.cli.stores import check_model, open_for_index
+from m3connect.cli.stores import check_model, open_for_index, open_tokens
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
 from m3connect.opening import check_spec, open_store, size_advice
 from m3connect.retrieval import HybridRetriever
@@ -165,6 +166,7 @@ def index_command(
             show_default=False,
         ),
     ] = None,
+    token_store: TokenStorePath = None,
     debug: Debug = False,
 ) -> None:
     """Read documents, encode them and store them.
@@ -184,7 +186,10 @@ def index_command(
     store = choose_store(store)
     encoder = load_encoder(model)
     cut = _cut(encoder, chunk, overlap)
-    with open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened:
+    with (
+        open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened,
+        open_tokens(token_store) as tokens,
+    ):
         try:
             done = index_files(
                 encoder,
@@ -194,6 +199,7 @@ def index_command(
                 pruning=prune,
                 batch_size=batch_size,
                 progress=sys.stderr.isatty(),
+                token_store=tokens,
             )
         except KeyboardInterrupt:
             notes().print(
@@ -267,6 +273,7 @@ def search(
         typer.Option("--group/--no-group", help="Show the best window of a long document, or every one that is found."),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a hit.")] = False,
+    token_store: TokenStorePath = None,
     debug: Debug = False,
 ) -> None:
     """Find the documents that answer a question; the model must be the one that indexed them.
@@ -280,11 +287,17 @@ def search(
     """
     if not question.strip():
         raise typer.BadParameter("the question is blank", param_hint="'QUESTION'")
+    if token_store is not None and not rerank:
+        raise typer.BadParameter("only --rerank reads token vectors", param_hint="'--token-store'")
     condition = _usage("--filter", lambda: parse_filters(filter or []))
-    with open_store(choose_store(store), collection, create=False, multi_vector=None) as opened:
+    with (
+        open_store(choose_store(store), collection, create=False, multi_vector=None) as opened,
+        open_tokens(token_store, readonly=True) as tokens,
+    ):
         encoder = load_encoder(model)
         check_model(opened, encoder, collection=collection)
-        retriever = HybridRetriever(encoder, opened, rerank=rerank, fusion=_FUSIONS[fusion.value])
+        how = _FUSIONS[fusion.value]
+        retriever = HybridRetriever(encoder, opened, rerank=rerank, fusion=how, token_store=tokens)
         hits = retriever.search(question, top_k=top_k, filter=condition, with_scores=True, group_by_parent=group)
     if as_json:
         for rank, hit in enumerate(hits, start=1):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from m3connect.base import Store
 from m3connect.cli.show import Problem
@@ -15,6 +15,9 @@ from m3connect.filters import Or, field
 from m3connect.ingestion import IngestReport, ingest
 from m3connect.readers import ORIGIN, OnProblem, origin_of, place_of, read_documents
 from m3connect.store import Document, Encoder, document_problem
+
+if TYPE_CHECKING:
+    from m3connect.token_store import TokenStore
 
 __all__ = ["Cut", "Indexed", "Intake", "batches", "index_files", "prune"]
 
@@ -60,6 +63,7 @@ def index_files(
     pruning: bool = False,
     batch_size: int = 256,
     progress: bool = False,
+    token_store: TokenStore | None = None,
 ) -> Indexed:
     """Read files, store what is new in them, and remove what is out of date.
 
@@ -71,11 +75,13 @@ def index_files(
         pruning: remove what was indexed from the same paths earlier and is no longer in the files.
         batch_size: documents that are encoded and stored together.
         progress: show a progress bar.
+        token_store: where token vectors go too; what is removed from the store stays there.
     """
     problems: list[Problem] = []
     intake = Intake(store, cut=cut, on_problem=lambda *problem: problems.append(Problem(*problem)))
     read = read_documents(paths, on_problem=lambda *problem: problems.append(Problem(*problem)), origins=True)
-    report = ingest(encoder, store, intake.documents(read), batch_size=batch_size, progress=progress)
+    documents = intake.documents(read)
+    report = ingest(encoder, store, documents, batch_size=batch_size, progress=progress, token_store=token_store)
     outdated = intake.remove_outdated(rejected.document for rejected in report.rejected)
     pruned = None
     if pruning:

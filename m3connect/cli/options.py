@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
@@ -31,6 +32,7 @@ __all__ = [
     "Filters",
     "Model",
     "Store",
+    "TokenStorePath",
     "check_store",
     "choose_store",
     "load_encoder",
@@ -83,6 +85,16 @@ Model = Annotated[
 Filters = Annotated[
     list[str] | None,
     typer.Option("--filter", "--where", metavar="CONDITION", help=f"{FORMS}. May be repeated, and then all must hold."),
+]
+TokenStorePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-store",
+        metavar="FOLDER",
+        show_default=False,
+        help="A folder with the documents' token vectors in int8, for reranking: `index` fills it in the same pass, "
+        "`search --rerank` reads it instead of encoding candidates again.",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m3connect.base import Store
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
@@ -11,7 +13,19 @@ from m3connect.filters import FieldKind
 from m3connect.opening import check_spec, open_store
 from m3connect.store import Encoder
 
-__all__ = ["check_model", "open_for_index"]
+if TYPE_CHECKING:
+    from m3connect.token_store import TokenStore
+
+__all__ = ["check_model", "open_for_index", "open_tokens"]
+
+
+def open_tokens(path: Path | None, *, readonly: bool = False) -> AbstractContextManager[TokenStore | None]:
+    """Open the folder of token vectors that was named, if one was."""
+    if path is None:
+        return nullcontext()
+    from m3connect.token_store import TokenStore
+
+    return TokenStore(path, readonly=readonly)
 
 
 @contextmanager

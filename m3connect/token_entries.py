@@ -1,0 +1,101 @@
+"""The bytes of a token store: how documents are named, what an entry holds, and how a store was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from m3connect.errors import CollectionMismatchError
+from m3connect.store import Document
+from m3connect.token_rows import Encoding, TokenRows, encode_rows
+
+__all__ = [
+    "SETTINGS_KEY",
+    "Settings",
+    "content_of",
+    "is_of",
+    "key_of",
+    "to_entries",
+    "to_rows",
+]
+
+SETTINGS_KEY = b"m3connect token store"
+"""The one key that is no document's: those have 16 bytes."""
+
+_FORMAT = 1
+
+_HEAD = struct.Struct("<16sfI")
+"""What an entry begins with: content fingerprint, scale, number of rows. The codes of the rows follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a store was made, and what it holds."""
+
+    encoding: Encoding = "int8"
+    pooling: int = 1
+    dim: int | None = None
+    """None until something is stored."""
+
+    fingerprint: str | None = None
+    """The encoder's; None until one has one."""
+
+    def to_bytes(self) -> bytes:
+        """Return them as they are stored."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}).encode()
+
+    @classmethod
+    def from_bytes(cls, stored: bytes | memoryview) -> Settings:
+        """Read what `to_bytes` made.
+
+        Raises:
+            CollectionMismatchError: another version of m3connect made it.
+        """
+        known = json.loads(bytes(stored))
+        if known.pop("format") != _FORMAT:
+            raise CollectionMismatchError(
+                "this token store was filled by a version of m3connect that keeps it otherwise: fill a new folder"
+            )
+        return cls(**known)
+
+
+def key_of(name: str) -> bytes:
+    """Return the key of a document, 16 bytes; LMDB's have at most 511, ids any number."""
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+def content_of(document: Document, fingerprint: str | None) -> bytes:
+    """Return the fingerprint of an entry: of this text, read by the encoder of this fingerprint."""
+    content = json.dumps([fingerprint, document.text]).encode()
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def is_of(entry: bytes | memoryview, content: bytes) -> bool:
+    """Say whether an entry has this content fingerprint."""
+    return entry[: len(content)] == content
+
+
+def to_entries(rows: TokenRows, contents: Sequence[bytes]) -> list[bytes]:
+    """Return what is stored of each document."""
+    codes = np.split(rows.codes, np.cumsum(rows.lengths)[:-1])
+    parts = zip(contents, rows.scales.tolist(), rows.lengths.tolist(), codes, strict=True)
+    return [_HEAD.pack(content, scale, count) + part.tobytes() for content, scale, count, part in parts]
+
+
+def to_rows(entries: Sequence[bytes | memoryview], settings: Settings) -> TokenRows:
+    """Copy entries into one array."""
+    heads = [_HEAD.unpack_from(entry) for entry in entries]
+    rows = encode_rows([], settings.encoding, dim=settings.dim or 0)
+    width, dtype = rows.codes.shape[1], rows.codes.dtype
+    codes = np.empty((sum(count for _, _, count in heads), width), dtype)
+    start = 0
+    for (_, _, count), entry in zip(heads, entries, strict=True):
+        codes[start : start + count] = np.frombuffer(entry, dtype, offset=_HEAD.size).reshape(count, width)
+        start += count
+    lengths = np.array([count for _, _, count in heads], np.int64)
+    return TokenRows(rows.encoding, rows.dim, codes, lengths, np.array([scale for _, scale, _ in heads], np.float32))

@@ -1,0 +1,142 @@
+"""MaxSim in blocks, in float32 and in integers: always what the definition says."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_checks import unit
+
+from m3connect import maxsim, scoring
+from m3connect.embeddings import FloatArray
+from m3connect.token_rows import ENCODINGS, Encoding, TokenRows, encode_rows
+
+BOUNDS: dict[Encoding, float] = {"float16": 1e-3, "int8": 0.02, "1-bit": 1.0}
+"""How far a score may be from the exact one; with few dimensions signs alone say little."""
+
+
+def texts(lengths: list[int], dim: int = 16, *, seed: int = 1) -> list[FloatArray]:
+    rng = np.random.default_rng(seed)
+    return [unit(rng.standard_normal((n, dim))).reshape(n, dim) for n in lengths]
+
+
+def reference(query: FloatArray, document: FloatArray) -> float:
+    exact = query.astype(np.float64) @ document.astype(np.float64).T
+    return float(exact.max(axis=1).mean()) if exact.size else 0.0
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to multiply; the second where the processor has what it takes."""
+    if request.param == "numpy":
+        monkeypatch.setattr(maxsim, "_torch_with_onednn", lambda: None)
+        monkeypatch.setattr(maxsim, "_torch_with_fast_integers", lambda: None)
+    else:
+        pytest.importorskip("torch")
+        if maxsim._torch_with_onednn() is None or maxsim._torch_with_fast_integers() is None:
+            pytest.skip("this processor has no AVX-512 with VNNI")
+    return str(request.param)
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 12), max_size=8), st.integers(1, 20), st.booleans()
+)
+def test_every_path_scores_as_defined(queries: list[int], documents: list[int], dim: int, plain: bool) -> None:
+    asked, stored = texts(queries, dim), texts(documents, dim, seed=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maxsim, "_ROWS", 16)
+        patch.setattr(maxsim, "_COLUMNS", 12)
+        if plain:
+            patch.setattr(maxsim, "_torch_with_onednn", lambda: None)
+            patch.setattr(maxsim, "_torch_with_fast_integers", lambda: None)
+        found = scoring.multi_vector(asked, stored)
+        assert found.shape == (len(asked), len(stored))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected(asked, stored), atol=1e-5)
+        for encoding in ENCODINGS:
+            rows = encode_rows(stored, encoding, dim=dim)
+            scores = scoring.multi_vector(asked, rows)
+            rounding = 0.5 / 127 * np.sqrt(dim) + 1e-5 if encoding != "float16" else 1e-5
+            bound = rounding * (np.abs(scores).max(initial=0) + 1)
+            np.testing.assert_allclose(scores, expected(asked, list(rows.decode())), atol=bound)
+
+
+def expected(queries: list[FloatArray], documents: list[FloatArray]) -> FloatArray:
+    scores = [[reference(query, document) for document in documents] for query in queries]
+    return np.array(scores, np.float64).reshape(len(queries), len(documents))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_stored_rows_score_within_their_encoding(engine: str, encoding: Encoding) -> None:
+    queries, documents = texts([5, 0, 1, 40], 64), texts([0, 1, 700, 3000, 2, 0, 9], 64, seed=2)
+    exact = scoring.multi_vector(queries, documents)
+    np.testing.assert_allclose(exact, expected(queries, documents), atol=1e-5)
+    stored = scoring.multi_vector(queries, encode_rows(documents, encoding))
+    np.testing.assert_allclose(stored, exact, atol=BOUNDS[encoding])
+    assert (stored[:, [0, 5]] == 0).all()
+    assert (stored[1] == 0).all()
+
+
+@pytest.mark.parametrize("encoding", [None, *ENCODINGS])
+def test_negative_scores_are_beaten_by_nothing_that_is_not_there(engine: str, encoding: Encoding | None) -> None:
+    """A document of one token beside empty ones and the borders of blocks; padding would score 0."""
+    query = np.eye(8, dtype=np.float32)[:1]
+    documents = [np.zeros((0, 8), np.float32), *[-query] * 5, np.zeros((0, 8), np.float32)]
+    rows: list[FloatArray] | TokenRows = documents if encoding is None else encode_rows(documents, encoding)
+    scores = scoring.multi_vector([query], rows)[0]
+    assert scores[0] == scores[-1] == 0
+    np.testing.assert_allclose(scores[1:-1], -1, atol=0.01)
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_the_best_ten_stay_the_best_ten(engine: str, encoding: Encoding) -> None:
+    rng = np.random.default_rng(5)
+    query = unit(rng.standard_normal((32, 256)))
+    documents = [
+        unit(query[rng.integers(0, 32, 60)] * near + rng.standard_normal((60, 256)) / 16) for near in rng.random(50)
+    ]
+    exact = scoring.multi_vector([query], documents)[0]
+    stored = scoring.multi_vector([query], encode_rows(documents, encoding))[0]
+    assert np.argsort(-stored)[:10].tolist() == np.argsort(-exact)[:10].tolist()
+
+
+def test_what_is_integer_is_not_decoded(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine == "numpy":
+        pytest.skip("numpy has no fast product of integers")
+    monkeypatch.setattr(TokenRows, "numbers", None)
+    for encoding in ("int8", "1-bit"):
+        assert np.isfinite(scoring.multi_vector(texts([3]), encode_rows(texts([4, 5]), encoding))).all()
+
+
+def test_arrays_that_cannot_be_written_to_are_scored(engine: str) -> None:
+    query, document = texts([3]), texts([5], seed=2)
+    rows = encode_rows(document, "int8")
+    halves = encode_rows(document, "float16")
+    for array in (*query, *document, rows.codes, halves.codes):
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for stored in (document, rows, halves):
+            assert scoring.multi_vector(query, stored)[0, 0] == pytest.approx(
+                reference(query[0], document[0]), abs=0.02
+            )
+
+
+@pytest.mark.parametrize("encoding", [None, *ENCODINGS])
+def test_different_dimensions_are_refused(encoding: Encoding | None) -> None:
+    documents = texts([3], 9)
+    rows = documents if encoding is None else encode_rows(documents, encoding)
+    with pytest.raises(ValueError, match="dimension 8, the documents' have 9"):
+        scoring.multi_vector(texts([3], 8), rows)
+
+
+def test_exact_scores_load_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(maxsim, "_torch_with_onednn", lambda: pytest.fail("torch was asked for"))
+    scoring.multi_vector(texts([3]), texts([4]))
+    scoring.multi_vector(texts([3]), encode_rows(texts([4]), "float16"))
