@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 
 from m3connect.embeddings import IntArray
-from m3connect.store import Document, document_problem
+from m3connect.store import Document, HybridStore, document_problem
 
-__all__ = ["chunk", "windows"]
+__all__ = ["WindowCounter", "chunk", "remove_old_windows", "windows"]
 
 _SPECIAL_TOKENS = 2
 """`<s>` and `</s>` count too."""
+
+_IDS = 512
+"""Old windows looked up, or deleted, in one call."""
 
 
 def chunk(
@@ -25,7 +29,7 @@ def chunk(
 
     A window of document `a` has the id `a#0`, `a#1` and so on, the document's metadata, and `a` as its parent, so that
     `store.search(..., group_by_parent=True)` gives each document once. When a document changes, the ids that its new
-    version no longer has stay in the store with their old text: delete `a` and the old windows before it goes in again.
+    version no longer has stay in the store with their old text, unless it goes in by `ingest(..., chunked=True)`.
 
     Args:
         documents: any iterable, read as the result is.
@@ -53,7 +57,83 @@ def chunk(
             yield document
             continue
         for i, text in enumerate(parts):
-            yield replace(document, id=f"{document.id}#{i}", text=text, parent_id=document.id)
+            yield replace(document, id=_window_id(document.id, i), text=text, parent_id=document.id)
+
+
+class WindowCounter:
+    """Counts the windows of each document in a stream that `chunk` made.
+
+    Example:
+        >>> counter = WindowCounter()
+        >>> [counter.add(Document(*one)) for one in (("a#0", "", {}, "a"), ("a#1", "", {}, "a"), ("b", ""))]
+        [None, None, ('a', 2)]
+        >>> counter.end()
+        ('b', 0)
+    """
+
+    def __init__(self) -> None:
+        self._open: tuple[str, int] | None = None
+
+    def add(self, document: Document) -> tuple[str, int] | None:
+        """Take the next document; return the one before it, once all its windows have come, with their number.
+
+        Returns:
+            The document's id, and 0 where it is whole; None while its windows are still coming.
+        """
+        name, count = self._open or ("", 0)
+        parent = document.parent_id
+        if count and parent == name and document.id == _window_id(name, count):
+            self._open = name, count + 1
+            return None
+        before = self._open
+        begins = parent is not None and document.id == _window_id(parent, 0)
+        self._open = (parent, 1) if parent is not None and begins else (document.id, 0)
+        return before
+
+    def end(self) -> tuple[str, int] | None:
+        """Return the last document of the stream, as `add` does."""
+        last, self._open = self._open, None
+        return last
+
+
+def remove_old_windows(store: HybridStore, counts: Mapping[str, int]) -> int:
+    """Delete what documents left behind that had more windows before, or were whole.
+
+    Windows are numbered without a gap, and the last ones are deleted first. So whatever interrupts this, the next call
+    finds the rest.
+
+    Args:
+        store: where the windows are.
+        counts: by id, how many windows a document has now; 0 where it is whole.
+
+    Returns:
+        How many were deleted.
+    """
+    following = {name: _window_id(name, count) for name, count in counts.items()}
+    there = {one.id: one for one in store.get([*following.values(), *(name for name in counts if counts[name])])}
+    stale = [name for name, count in counts.items() if count and name in there]
+    for name, window in following.items():
+        if window in there and there[window].parent_id == name:
+            stale += _windows_from(store, name, counts[name])
+    for stop in range(len(stale), 0, -_IDS):
+        store.delete(stale[max(0, stop - _IDS) : stop])
+    return len(stale)
+
+
+def _windows_from(store: HybridStore, name: str, start: int) -> list[str]:
+    """List the stored windows of a document from this one on."""
+    listed: list[str] = []
+    while True:
+        asked = [_window_id(name, i) for i in range(start, start + _IDS)]
+        found = {one.id for one in store.get(asked) if one.parent_id == name}
+        listed += takewhile(found.__contains__, asked)
+        if not found.issuperset(asked):
+            return listed
+        start += _IDS
+
+
+def _window_id(name: str, i: int) -> str:
+    return f"{name}#{i}"
 
 
 def windows(text: str, token_spans: Callable[[str], IntArray], *, max_tokens: int, overlap: int) -> list[str]:

@@ -69,14 +69,15 @@ class LazyEncoder:
 
 
 class AsyncEncoder:
-    """An encoder whose `encode` is awaited: it runs in one thread of its own, and the event loop goes on meanwhile.
+    """An encoder whose `encode` is awaited: it runs in threads of its own, and the event loop goes on meanwhile.
 
-    One thread, since a model uses all cores by itself: what is asked at the same time is done one after the other, and
-    the loop's default threads stay free. Belongs to no event loop. A task cancelled while it waits costs nothing; a
-    pass that has begun is finished.
+    Calls that are with the encoder at the same time share forward passes where it can, as `M3Encoder` does; the others
+    wait, at no cost if their task is cancelled meanwhile. A pass that has begun is finished. The loop's default threads
+    stay free. Belongs to no event loop.
 
     Args:
-        encoder: any `Encoder`; it may go on being used as it is, where it allows several threads.
+        encoder: any `Encoder`; it may go on being used as it is.
+        threads: how many calls are with the encoder at a time; 1 for an encoder that does not allow several threads.
 
     Example:
         >>> from m3connect.testing import FakeEncoder
@@ -85,9 +86,9 @@ class AsyncEncoder:
         2
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, threads: int = 32) -> None:
         self.encoder = encoder
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3connect-encoder")  # starts it at the first task
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="m3connect-async")  # starts them when needed
 
     async def encode(
         self, texts: Sequence[str], *, multi_vector: bool = False, max_length: int | None = None
@@ -95,7 +96,7 @@ class AsyncEncoder:
         """Encode texts, row i being text i; errors as the encoder's own."""
         work = partial(self.encoder.encode, texts, multi_vector=multi_vector, max_length=max_length)
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, context.run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,27 +7,35 @@ An expression is a small frozen tree. `matches` gives its meaning, which every s
 comparison with a missing key is false, and `!=` and `not_in` are the exact negations of `==` and `in_`. A bool is no
 number, 1 equals 1.0, and order is for numbers alone.
 
-How databases are made to agree: what they compare differs (does 1 equal true? does a list equal one of its members?),
-so a store keeps two derived fields beside the metadata. `tokens` turns every fact that equality can ask for into one
-string, and `numbers` holds what can be ordered under names that need no quoting. Equality and membership are then a
-plain string match, whatever the key or value contains.
+How databases are made to agree on it: facts.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias
+
+from m3connect.facts import (
+    Value,
+    is_number,
+    is_value,
+    list_token,
+    member_token,
+    number_name,
+    numbers,
+    presence_token,
+    scalar_token,
+    tokens,
+)
 
 __all__ = [
     "And",
     "Field",
+    "FieldKind",
     "Filter",
+    "FilterFields",
     "HasToken",
     "Native",
     "Not",
@@ -36,20 +44,23 @@ __all__ = [
     "Predicate",
     "TextContains",
     "Value",
+    "declared_fields",
     "field",
     "is_exact",
+    "is_native",
     "matches",
+    "number_keys",
     "number_name",
     "numbers",
     "split_exact",
     "tokens",
 ]
 
-Value: TypeAlias = str | bool | int | float
-"""What a filter compares with: a string, a bool, an int below 2**53 in size, or a finite float."""
+FieldKind: TypeAlias = Literal["number", "str"]
 
-_LARGEST_INT = 2**53
-_LONGEST_TOKEN = 96
+FilterFields: TypeAlias = Mapping[str, FieldKind] | Iterable[str]
+"""The metadata keys that filters ask for often, by what they hold; a list of keys means numbers."""
+
 _DEEPEST = 64
 
 
@@ -104,6 +115,7 @@ class Native(Filter):
 
     Metadata are under `metadata`: `models.FieldCondition(key="metadata.lang", ...)` for Qdrant, whose filter is a
     `models.Filter` (Edge: a `qdrant_edge.Filter`), and `'metadata["lang"] == "de"'` for Milvus, whose filter is text.
+    In a collection that was opened with `layout=` they are wherever those who filled it put them.
     """
 
     condition: Any
@@ -173,7 +185,7 @@ class Field:
 
     def in_(self, values: Iterable[Any]) -> Filter:
         """True where the key holds one of these values; no values match nothing."""
-        return HasToken(tuple(_scalar_token(self.key, _check_value(value)) for value in _check_list(values)))
+        return HasToken(tuple(scalar_token(self.key, _check_value(value)) for value in _check_list(values)))
 
     def not_in(self, values: Iterable[Any]) -> Filter:
         """The exact negation of `in_`: a document without the key matches."""
@@ -201,12 +213,12 @@ class Field:
 
     def contains_any(self, values: Iterable[Any]) -> Filter:
         """True where the key holds a list with at least one of these members."""
-        return HasToken(tuple(_member_token(self.key, _check_value(value)) for value in _check_list(values)))
+        return HasToken(tuple(member_token(self.key, _check_value(value)) for value in _check_list(values)))
 
     def contains_all(self, values: Iterable[Any]) -> Filter:
         """True where the key holds a list with all of these members; no values match every list."""
         members = tuple(self.contains(value) for value in _check_list(values))
-        return And((HasToken((_list_token(self.key),)), *members))
+        return And((HasToken((list_token(self.key),)), *members))
 
     def text_contains(self, text: str, *, case: bool = True) -> Filter:
         """True where the key holds a string with this substring; `case=False` ignores upper and lower case."""
@@ -216,7 +228,7 @@ class Field:
 
     def is_empty(self) -> Filter:
         """True where the key is missing, or holds None or an empty list."""
-        return ~HasToken((_presence_token(self.key),))
+        return ~HasToken((presence_token(self.key),))
 
 
 def field(key: str) -> Field:
@@ -236,6 +248,31 @@ def field(key: str) -> Field:
     return Field(key)
 
 
+def declared_fields(fields: FilterFields) -> dict[str, FieldKind]:
+    """Return declared metadata keys with what they hold.
+
+    Raises:
+        ValueError: a kind is unknown, a key cannot be one, or one string came instead of a list.
+
+    Example:
+        >>> declared_fields(["year"]) == declared_fields({"year": "number"})
+        True
+    """
+    if isinstance(fields, str):
+        raise ValueError(f"filter_fields takes a list of metadata keys, or their kinds by key, but got {fields!r}")
+    declared: dict[str, FieldKind] = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, "number")
+    for key, kind in declared.items():
+        field(key)
+        if kind not in ("number", "str"):
+            raise ValueError(f"filter_fields[{key!r}] must be 'number' or 'str', but is {kind!r}")
+    return declared
+
+
+def number_keys(fields: FilterFields) -> tuple[str, ...]:
+    """Return the declared metadata keys that hold numbers; errors as for `declared_fields`."""
+    return tuple(key for key, kind in declared_fields(fields).items() if kind == "number")
+
+
 def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
     """Say whether a document with this metadata passes."""
     match condition:
@@ -243,7 +280,7 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return not set(any_of).isdisjoint(tokens(metadata))
         case NumberRange(key, op, bound):
             value = metadata.get(key)
-            return _is_number(value) and _ordered(value, op, bound)
+            return is_number(value) and _ordered(value, op, bound)
         case TextContains(key, text, case):
             value = metadata.get(key)
             return isinstance(value, str) and (text in value if case else text.casefold() in value.casefold())
@@ -257,51 +294,11 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
             return not matches(part, metadata)
         case Native(native):
             raise ValueError(
-                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore, and "
-                "where it stands beside text_contains in | or ~"
+                f"only its own database can judge {native!r:.200}: write it with field(...) for a MemoryStore; beside "
+                "conditions that are judged by reading (text_contains, Predicate, and all of field(...) where layout= "
+                "was given) it stands in & alone, not in | or ~"
             )
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
-
-
-def tokens(metadata: Mapping[str, Any]) -> list[str]:
-    """List every fact about metadata that equality, membership and emptiness can ask for, as strings.
-
-    Returns:
-        Sorted unique ASCII strings of at most 96 characters, longer ones replaced by a hash.
-
-    Example:
-        >>> tokens({"lang": "de", "tags": ["a"], "none": None})
-        ['="lang":"de"', '?"lang"', '?"tags"', '["tags"', '~"tags":"a"']
-    """
-    found: set[str] = set()
-    for key, value in metadata.items():
-        if isinstance(value, list | tuple):
-            found.add(_list_token(key))
-            found.update(_member_token(key, member) for member in value if _is_value(member))
-        elif _is_value(value):
-            found.add(_scalar_token(key, value))
-        if value is not None and not (isinstance(value, list | tuple) and not value):
-            found.add(_presence_token(key))
-    return sorted(found)
-
-
-def numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Return what can be ordered, under names that need no quoting in any filter language (`number_name`)."""
-    return {number_name(key): float(value) for key, value in metadata.items() if _is_number(value)}
-
-
-def number_name(key: str) -> str:
-    """Return the name under which `numbers` keeps the value of a key.
-
-    Example:
-        >>> number_name("year")
-        'n_year'
-        >>> number_name("a.b")[:2]
-        'x_'
-    """
-    if re.fullmatch(r"[A-Za-z0-9_]{1,48}", key):
-        return f"n_{key}"
-    return "x_" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def is_exact(condition: Filter) -> bool:
@@ -314,17 +311,31 @@ def is_exact(condition: Filter) -> bool:
     return not isinstance(condition, TextContains | Predicate)
 
 
-def split_exact(condition: Filter) -> tuple[Filter | None, Filter | None]:
+def is_native(condition: Filter) -> bool:
+    """Say whether all of the condition is in the database's own words."""
+    match condition:
+        case And(parts) | Or(parts):
+            return all(is_native(part) for part in parts)
+        case Not(part):
+            return is_native(part)
+    return isinstance(condition, Native)
+
+
+def split_exact(condition: Filter, decides: Callable[[Filter], bool] = is_exact) -> tuple[Filter | None, Filter | None]:
     """Split a condition into what a database decides and what is left to read one by one.
+
+    Args:
+        condition: a filter.
+        decides: says whether the database decides a condition.
 
     Returns:
         Two filters whose conjunction is the condition; None where a side has nothing to say.
     """
-    if is_exact(condition):
+    if decides(condition):
         return condition, None
     if not isinstance(condition, And):
         return None, condition
-    halves = [split_exact(part) for part in condition.parts]
+    halves = [split_exact(part, decides) for part in condition.parts]
     exact = tuple(half for half, _ in halves if half is not None)
     rest = tuple(half for _, half in halves if half is not None)
     return (And(exact) if exact else None), And(rest)
@@ -337,52 +348,12 @@ def _deeper(*parts: Filter) -> int:
     return depth
 
 
-def _scalar_token(key: str, value: Value) -> str:
-    return _token("=", f"{json.dumps(key)}:{_literal(value)}")
-
-
-def _member_token(key: str, value: Value) -> str:
-    return _token("~", f"{json.dumps(key)}:{_literal(value)}")
-
-
-def _list_token(key: str) -> str:
-    return _token("[", json.dumps(key))
-
-
-def _presence_token(key: str) -> str:
-    return _token("?", json.dumps(key))
-
-
-def _token(kind: str, fact: str) -> str:
-    if len(fact) >= _LONGEST_TOKEN:
-        return f"{kind}#{hashlib.sha256(fact.encode()).hexdigest()}"
-    return kind + fact
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value)
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and _is_value(value)
-
-
-def _is_value(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < _LARGEST_INT
-    return isinstance(value, str | bool)
-
-
 def _ordered(value: float, op: str, bound: float) -> bool:
     return {"<": value < bound, "<=": value <= bound, ">": value > bound, ">=": value >= bound}[op]
 
 
 def _check_value(value: Any) -> Value:  # noqa: ANN401  # whatever the caller wrote
-    if not _is_value(value):
+    if not is_value(value):
         raise ValueError(
             f"a filter compares with a string, a bool, an int below 2**53 or a finite float, not {value!r}; "
             "for missing values there is is_empty()"
@@ -392,7 +363,7 @@ def _check_value(value: Any) -> Value:  # noqa: ANN401  # whatever the caller wr
 
 
 def _check_number(bound: object) -> float:
-    if not _is_number(bound):
+    if not is_number(bound):
         raise ValueError(f"order is for numbers alone: expected an int below 2**53 or a finite float, got {bound!r}")
     return bound
 

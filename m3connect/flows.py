@@ -19,6 +19,7 @@ from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
 from m3connect.filters import Filter, matches, split_exact
 from m3connect.fusion import Leg
+from m3connect.prepared import PreparedDocuments, prepare
 from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, SearchPlan, Step, search_flow
 from m3connect.store import (
     Document,
@@ -149,7 +150,7 @@ class StoreFlows(ABC):
         """Keep the fingerprint with the collection."""
 
     @abstractmethod
-    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+    def write(self, documents: PreparedDocuments, embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
         """Write documents, ids distinct; `only_new` leaves those alone whose id is taken."""
 
     @abstractmethod
@@ -196,7 +197,10 @@ class StoreFlows(ABC):
 
     @abstractmethod
     def score(self, queries: M3Embeddings, leg: Leg, ids: Sequence[Sequence[str]]) -> Flow[list[dict[str, float]]]:
-        """Score named documents, one group of ids a query, exactly; what shares no token may be left out."""
+        """Score named documents, one group of ids a query, exactly; what shares no token may be left out.
+
+        The leg multi_vector is asked for where `scores_tokens` says so.
+        """
 
     @abstractmethod
     def describe(self) -> Flow[Mapping[str, Any]]:
@@ -214,22 +218,28 @@ class StoreFlows(ABC):
         """Say whether an error of the client may pass by itself: a timeout, a refused connection, too many requests."""
         return isinstance(error, ConnectionError | TimeoutError)
 
+    def scores_tokens(self, queries: M3Embeddings) -> bool:
+        """Say whether `score` takes the leg multi_vector for these queries; if not, token vectors are fetched."""
+        return False
+
     # What every store does with it.
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool = False) -> Flow[None]:
         """Check, and write; of several documents with one id the last stays (the first where only new ones go in)."""
         yield from self.check_fingerprint(embeddings)
-        raise_problems(self.problems(documents, embeddings), documents)
-        if self.multi_vector and documents:
-            embeddings.require_multi_vector()
-        order = range(len(documents))
-        kept = {documents[i].id: i for i in (reversed(order) if only_new else order)}
-        rows = sorted(kept.values())
-        if not rows:
+        prepared = prepare(documents)
+        raise_problems(self.problems(prepared, embeddings), prepared)
+        if not prepared:
             return
+        if self.multi_vector:
+            embeddings.require_multi_vector()
+        order = range(len(prepared))
+        kept = {prepared[i].id: i for i in (reversed(order) if only_new else order)}
         yield from self._mark(embeddings.fingerprint)
-        chosen = embeddings if len(rows) == len(documents) else embeddings.take(rows)
-        yield from self.write([documents[i] for i in rows], chosen, only_new=only_new)
+        if len(kept) < len(prepared):
+            rows = sorted(kept.values())
+            prepared, embeddings = prepared.take(rows), embeddings.take(rows)
+        yield from self.write(prepared, embeddings, only_new=only_new)
 
     def _mark(self, fingerprint: str | None) -> Flow[None]:
         """Keep the fingerprint of the first embeddings that have one; of two that come together, one is refused."""
@@ -294,7 +304,13 @@ class StoreFlows(ABC):
         check_queries(queries, dim=self.dim)
         yield from self.check_fingerprint(queries)
         selection = yield from self.select(filter)
-        steps = search_flow(queries, plan, multi_vector=self.multi_vector, sparse=self.sparse)
+        steps = search_flow(
+            queries,
+            plan,
+            multi_vector=self.multi_vector,
+            sparse=self.sparse,
+            scores_tokens=self.scores_tokens(queries),
+        )
         try:
             step = next(steps)
             while True:

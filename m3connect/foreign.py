@@ -1,7 +1,7 @@
 """Collections that somebody else filled: under which names their parts lie, and what every store does with them.
 
 They are read and never written. A backend gives `ReadOnlyFlows` its reading; filters are judged here, by reading, since
-such a collection lacks the fields that m3connect derives for them.
+such a collection lacks the fields that m3connect derives for them, unless they are in the database's own words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import CollectionMismatchError
-from m3connect.filters import Filter
+from m3connect.filters import Filter, is_native, split_exact
 from m3connect.flows import Flow, StoreFlows
 from m3connect.fusion import Leg
 from m3connect.store import Document, Selection, check_fingerprint
@@ -210,8 +210,9 @@ class ReadOnlyFlows(StoreFlows, ABC):
     layout: ForeignLayout
 
     narrower = (
-        "filters on collections that others filled are judged by reading every document; index the documents into a "
-        "collection of m3connect's own, whose filters the database judges"
+        "filters of field(...) on collections that others filled are judged by reading every document; write the "
+        "filter in the database's own words (m3connect.filters.Native), which it judges itself, combine the two by &, "
+        "or index the documents into a collection of m3connect's own"
     )
 
     def _refuse(self) -> NoReturn:
@@ -280,8 +281,8 @@ class ReadOnlyFlows(StoreFlows, ABC):
         check_fingerprint(self.fingerprint, embeddings.fingerprint, name=self.name)
 
     def split(self, condition: Filter) -> tuple[Filter | None, Filter | None]:
-        """Leave every condition to be judged by reading."""
-        return None, condition
+        """Let the database judge what is in its own words, and leave the rest to be judged by reading."""
+        return split_exact(condition, is_native)
 
     def fetch_fingerprints(self, ids: Sequence[str]) -> Flow[dict[str, str]]:
         """Compute them from the documents."""

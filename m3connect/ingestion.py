@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,9 +17,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TextIO, TypeVar
 
+from m3connect.blame import BlamingEncoder
+from m3connect.chunking import WindowCounter, remove_old_windows
 from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
-from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint, document_problem
+from m3connect.prepared import PreparedDocuments, prepare
+from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint
 
 if TYPE_CHECKING:
     from m3connect.token_store import TokenStore
@@ -59,6 +62,9 @@ class IngestReport:
     replaced_in_batch: int = 0
     """Superseded by a later document with the same id in the same batch, whatever became of that one."""
 
+    removed: int = 0
+    """Windows of an older version, deleted (`chunked=True`)."""
+
     truncated: int = 0
     """Stored, but longer than the encoder reads: its end cannot be found."""
 
@@ -75,6 +81,11 @@ class IngestReport:
         """How many documents came."""
         return self.stored + self.unchanged + self.replaced_in_batch + len(self.rejected)
 
+    @property
+    def summary(self) -> str:
+        """The figures in a line."""
+        return f"{self.stored} stored, {self.unchanged} unchanged, {len(self.rejected)} set aside"
+
 
 def ingest(
     encoder: Encoder,
@@ -86,12 +97,15 @@ def ingest(
     retry_seconds: float = 60,
     rejects: str | Path | None = None,
     progress: bool = False,
+    chunked: bool = False,
+    report: IngestReport | None = None,
     token_store: TokenStore | None = None,
 ) -> IngestReport:
     """Encode documents and store them; run again after an interruption, it goes on where it stopped.
 
     A document that is already stored with the same text, metadata and parent is passed over, so a second run over the
-    same documents encodes nothing. A bad document is set aside with its reason, and the rest goes in.
+    same documents encodes nothing. A bad document is set aside with its reason, and the rest goes in; so is a text that
+    the encoder fails for, as long as it does not fail for all.
 
     With a token store, batches have their token vectors in memory, 4 KB a token at BGE-M3's size: where texts have
     thousands of tokens, ask for a smaller `batch_size`.
@@ -106,6 +120,10 @@ def ingest(
             (`Store.is_transient`), waiting longer each time; 0 never tries again.
         rejects: a file to which every document that was set aside is added with its reason, one JSON object a line.
         progress: show a progress bar.
+        chunked: the documents come from `m3connect.chunking.chunk`: what a document left behind that had more windows
+            before is deleted. Nothing else may have ids like those of windows.
+        report: a new `IngestReport` to be filled while the run goes on, so that it can be read meanwhile, and after an
+            error. The error has a note with its figures too.
         token_store: where token vectors go too, from the same pass, before their documents are stored; a stored
             document that it lacks is encoded and stored again.
 
@@ -114,6 +132,7 @@ def ingest(
 
     Raises:
         CollectionMismatchError: the store was filled by another encoder.
+        Exception: what the encoder, the store or the stream raised in the end; what was stored until then stays.
 
     Example:
         >>> from m3connect import MemoryStore
@@ -142,16 +161,21 @@ def ingest(
     opened: AbstractContextManager[TextIO | None] = nullcontext()
     if rejects is not None:
         opened = Path(rejects).open("a", encoding="utf-8")
-    with opened as file, tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
-        pipeline = _Pipeline(encoder, store, uploaders, retry_seconds, file, token_store)
-        for batch in pipeline.run(_batches(documents, batch_size)):
-            bar.update(len(batch))
-    report = pipeline.report
-    flushing = time.perf_counter()
-    pipeline.retrying(store.flush)
-    report.seconds_storing += time.perf_counter() - flushing
-    report.seconds = time.perf_counter() - started
-    _log(report)
+    report = IngestReport() if report is None else report
+    try:
+        with opened as file, tqdm(total=_length(documents), unit="doc", disable=not progress) as bar:
+            pipeline = _Pipeline(encoder, store, report, _Options(uploaders, retry_seconds, chunked, file, token_store))
+            for batch in pipeline.run(_batches(documents, batch_size)):
+                bar.update(len(batch))
+        flushing = time.perf_counter()
+        pipeline.retrying(store.flush)
+        report.seconds_storing += time.perf_counter() - flushing
+    except BaseException as error:
+        error.add_note(f"ingest stopped: {report.summary}; run it again to go on")
+        raise
+    finally:
+        report.seconds = time.perf_counter() - started
+        _log(report)
     return report
 
 
@@ -165,126 +189,176 @@ def _log(report: IngestReport) -> None:
 _Entries = list[tuple[int, Document]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    uploaders: int
+    retry_seconds: float
+    chunked: bool
+    rejects: TextIO | None
+    token_store: TokenStore | None
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A batch that a thread writes."""
+
+    future: Future[tuple[float, int]]
+    names: Mapping[str, str]
+    """Fingerprints by id."""
+
+    truncated: int
+
+
 class _Pipeline:
     """Batches on their way: one is encoded here while others are written by threads."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        store: HybridStore,
-        uploaders: int,
-        retry_seconds: float,
-        rejects: TextIO | None,
-        token_store: TokenStore | None,
-    ) -> None:
-        self.report = IngestReport()
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, store: HybridStore, report: IngestReport, options: _Options) -> None:
+        self.report = report
+        self._encoder = BlamingEncoder(encoder, multi_vector=store.multi_vector or options.token_store is not None)
+        self._fingerprint = encoder.fingerprint
         self._store = store
-        self._uploaders = uploaders
-        self._retry_seconds = retry_seconds
-        self._rejects = rejects
-        self._token_store = token_store
+        self._options = options
+        self._windows = WindowCounter()
+        self._complete: dict[str, int] = {}
+        """Documents of which all windows have come, and how many; what they left behind is still to be deleted."""
         self._older: set[str] = set()
         """Documents on their way that replace what is stored."""
-        self._under_way: deque[tuple[Future[float], dict[str, str], M3Embeddings]] = deque()
+        self._under_way: deque[_UnderWay] = deque()
 
     def run(self, batches: Iterable[_Entries]) -> Iterator[_Entries]:
         """Send batches through, and give each back when it is encoded and on its way into the store."""
-        pool = ThreadPoolExecutor(self._uploaders, thread_name_prefix="m3connect-upload")
+        pool = ThreadPoolExecutor(self._options.uploaders, thread_name_prefix="m3connect-upload")
         try:
             for batch in batches:
                 self._settle_done()
-                self._send(self._select(batch), pool)
+                self._send(*self._select(batch), pool)
                 yield batch
+            self._note_windows(self._windows.end())
+            self._upload(None, None, pool)
             self._settle(0)
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
-            for future, _, _ in self._under_way:
-                if not future.cancelled() and future.exception() not in (None, error):
-                    error.add_note(f"another batch could not be written: {future.exception()!r}")
+            for written in self._under_way:
+                failure = None if written.future.cancelled() else written.future.exception()
+                if failure not in (None, error):
+                    error.add_note(f"another batch could not be written: {failure!r}")
+                elif failure is None and not written.future.cancelled():
+                    self._count(written)
             raise
         finally:
             pool.shutdown()
 
-    def _select(self, batch: _Entries) -> _Entries:
+    def _select(self, batch: _Entries) -> tuple[_Entries, PreparedDocuments]:
         """Return what must be encoded: sound, the last of its id, and not stored as it is."""
-        latest: dict[str, tuple[int, Document]] = {}
-        for position, document in batch:
-            reason = document_problem(document)
-            if reason:
-                self._reject(position, document, reason)
+        prepared = prepare([document for _, document in batch])
+        latest: dict[str, int] = {}
+        for i, (position, document) in enumerate(batch):
+            if i in prepared.problems:
+                self._reject(position, document, prepared.problems[i])
                 continue
             self.report.replaced_in_batch += document.id in latest
-            latest[document.id] = position, document
+            latest[document.id] = i
+            if self._options.chunked:
+                self._note_windows(self._windows.add(document))
         known = self.retrying(self._store.fingerprints, list(latest)) if latest else {}
-        for _, written, _ in self._under_way:
-            known |= {name: fingerprint for name, fingerprint in written.items() if name in latest}
-        lacking = self._without_tokens([document for _, document in latest.values()])
-        changed = [
-            entry for name, entry in latest.items() if known.get(name) != entry[1].fingerprint or name in lacking
-        ]
+        for written in self._under_way:
+            known |= {name: fingerprint for name, fingerprint in written.names.items() if name in latest}
+        lacking = self._without_tokens([prepared[i] for i in latest.values()])
+        changed = [i for name, i in latest.items() if known.get(name) != prepared.fingerprints[i] or name in lacking]
         self.report.unchanged += len(latest) - len(changed)
-        self._older |= {document.id for _, document in changed if document.id in known}
-        return changed
+        self._older |= {name for name in (prepared[i].id for i in changed) if name in known}
+        return [batch[i] for i in changed], prepared.take(changed)
 
     def _without_tokens(self, documents: Sequence[Document]) -> set[str]:
         """Return the ids of documents that the token store lacks, and that are not on their way into it."""
-        if self._token_store is None:
+        if self._options.token_store is None:
             return set()
-        missing = self._token_store.missing(documents, fingerprint=self._encoder.fingerprint)
-        return {document.id for document in missing}.difference(*(written for _, written, _ in self._under_way))
+        missing = self._options.token_store.missing(documents, fingerprint=self._fingerprint)
+        return {document.id for document in missing}.difference(*(written.names for written in self._under_way))
 
-    def _send(self, entries: _Entries, pool: ThreadPoolExecutor) -> None:
+    def _send(self, entries: _Entries, documents: PreparedDocuments, pool: ThreadPoolExecutor) -> None:
         if not entries:
+            self._upload(None, None, pool)
             return
         started = time.perf_counter()
-        documents = [document for _, document in entries]
-        embeddings = self._encoder.encode(
-            [document.text for document in documents],
-            multi_vector=self._store.multi_vector or self._token_store is not None,
-        )
+        embeddings, failed = self._encoder.encode([document.text for document in documents])
         self.report.seconds_encoding += time.perf_counter() - started
+        entries, documents = self._set_aside(failed, entries, documents)
         problems = self._store.problems(documents, embeddings)
-        for i, reason in sorted(problems.items()):
-            self._reject(entries[i][0], documents[i], reason)
         if problems:
-            good = [i for i in range(len(documents)) if i not in problems]
-            documents, embeddings = [documents[i] for i in good], embeddings.take(good)
-        names = {document.id: document.fingerprint for document in documents}
-        again = any(names.keys() & written.keys() for _, written, _ in self._under_way)
-        self._settle(0 if again else self._uploaders)  # two versions of a document must not race
-        if documents:
-            self._under_way.append((pool.submit(self._write, documents, embeddings), names, embeddings))
+            embeddings = embeddings.take([i for i in range(len(documents)) if i not in problems])
+            entries, documents = self._set_aside(problems, entries, documents)
+        self._upload(documents, embeddings, pool)
 
-    def _write(self, documents: Sequence[Document], embeddings: M3Embeddings) -> float:
+    def _set_aside(
+        self, reasons: Mapping[int, str], entries: _Entries, documents: PreparedDocuments
+    ) -> tuple[_Entries, PreparedDocuments]:
+        """Reject some documents, and return the others."""
+        if not reasons:
+            return entries, documents
+        for i, reason in sorted(reasons.items()):
+            self._reject(*entries[i], reason)
+        good = [i for i in range(len(documents)) if i not in reasons]
+        return [entries[i] for i in good], documents.take(good)
+
+    def _upload(
+        self, documents: PreparedDocuments | None, embeddings: M3Embeddings | None, pool: ThreadPoolExecutor
+    ) -> None:
+        """Let a thread write a batch, and then delete what its documents left behind."""
+        pairs = zip(documents, documents.fingerprints, strict=True) if documents else ()
+        names = {document.id: fingerprint for document, fingerprint in pairs}
+        again = any(names.keys() & written.names.keys() for written in self._under_way)
+        self._settle(0 if again else self._options.uploaders)  # two versions of a document must not race
+        if not names and not self._complete:
+            return
+        counts, self._complete = self._complete, {}
+        truncated = int((embeddings.truncated > 0).sum()) if embeddings is not None else 0
+        future = pool.submit(self._write, documents, embeddings, counts)
+        self._under_way.append(_UnderWay(future, names, truncated))
+
+    def _write(
+        self, documents: PreparedDocuments | None, embeddings: M3Embeddings | None, counts: Mapping[str, int]
+    ) -> tuple[float, int]:
+        """Return the seconds that it took, and how many old windows were deleted."""
         started = time.perf_counter()
-        if self._token_store is not None:  # first: what the store acknowledges has its token vectors
-            self._token_store.put(documents, embeddings)
-        self.retrying(self._store.upsert, documents, embeddings)
-        return time.perf_counter() - started
+        if documents and embeddings is not None:
+            if self._options.token_store is not None:  # first: what the store acknowledges has its token vectors
+                self._options.token_store.put(documents, embeddings)
+            self.retrying(self._store.upsert, documents, embeddings)
+        removed = self.retrying(remove_old_windows, self._store, counts) if counts else 0
+        return time.perf_counter() - started, removed
+
+    def _note_windows(self, complete: tuple[str, int] | None) -> None:
+        if complete is not None:
+            self._complete |= [complete]
 
     def _settle(self, most: int) -> None:
         """Wait until at most this many batches are under way, and count those that are stored."""
         while len(self._under_way) > most:
-            future, names, embeddings = self._under_way.popleft()
-            self.report.seconds_storing += future.result()
-            self.report.stored += len(names)
-            self.report.replaced += len(names.keys() & self._older)
-            self._older -= names.keys()
-            self.report.truncated += int((embeddings.truncated > 0).sum())
+            self._under_way[0].future.result()
+            self._count(self._under_way.popleft())
+
+    def _count(self, written: _UnderWay) -> None:
+        seconds, removed = written.future.result()
+        self.report.seconds_storing += seconds
+        self.report.stored += len(written.names)
+        self.report.replaced += len(written.names.keys() & self._older)
+        self._older -= written.names.keys()
+        self.report.truncated += written.truncated
+        self.report.removed += removed
 
     def _settle_done(self) -> None:
         """Count what is stored by now, and raise at once what could not be."""
-        while self._under_way and self._under_way[0][0].done():
+        while self._under_way and self._under_way[0].future.done():
             self._settle(len(self._under_way) - 1)
 
     def _reject(self, position: int, document: Document, reason: str) -> None:
         self.report.rejected.append(Rejected(position, document, reason))
-        if self._rejects is not None:
+        if self._options.rejects is not None:
             content = {"position": position, "id": getattr(document, "id", None), "reason": reason}
             content |= {"document": repr(document)[:1000]}
-            self._rejects.write(json.dumps(content, default=repr) + "\n")
-            self._rejects.flush()
+            self._options.rejects.write(json.dumps(content, default=repr) + "\n")
+            self._options.rejects.flush()
 
     def retrying(self, action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do an action of the store, again where its error will pass, with growing random pauses."""
@@ -293,7 +367,7 @@ class _Pipeline:
         retrying = Retrying(
             retry=retry_if_exception(self._store.is_transient),
             wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_after_delay(self._retry_seconds),
+            stop=stop_after_delay(self._options.retry_seconds),
             reraise=True,
         )
         return retrying(action, *args, **kwargs)

@@ -13,10 +13,12 @@ import numpy as np
 from m3connect import scoring
 from m3connect.base import Store
 from m3connect.embeddings import FloatArray, M3Embeddings
+from m3connect.errors import DocumentNotFoundError
 from m3connect.filters import matches
 from m3connect.flows import Call, Flow, StoreFlows
 from m3connect.fusion import Leg
-from m3connect.store import Document, Selection, check_count, find_problems
+from m3connect.prepared import PreparedDocuments, find_problems
+from m3connect.store import Document, Selection, check_count
 
 __all__ = ["MemoryStore"]
 
@@ -64,13 +66,17 @@ class _Table:
     def write(self, documents: Sequence[Document], embeddings: M3Embeddings, only_new: bool) -> None:
         for i, document in enumerate(documents):
             if not (only_new and document.id in self._rows):
-                self._rows[document.id] = _copy(document), embeddings[i]
+                self._rows[document.id] = document, embeddings[i]
         self._stacked = None
 
     def write_vectors(self, ids: Sequence[str], embeddings: M3Embeddings, legs: Sequence[Leg]) -> None:
+        changed = {}
         for i, name in enumerate(ids):
+            if name not in self._rows:  # deleted since it was looked up
+                raise DocumentNotFoundError(f"no document with id {name!r}; nothing was written")
             document, old = self._rows[name]
-            self._rows[name] = document, replace(old, **{leg: getattr(embeddings[i], leg) for leg in legs})
+            changed[name] = document, replace(old, **{leg: getattr(embeddings[i], leg) for leg in legs})
+        self._rows |= changed
         self._stacked = None
 
     def rows(self, ids: Sequence[str]) -> dict[str, tuple[Document, M3Embeddings]]:
@@ -127,7 +133,7 @@ class _MemoryFlows(StoreFlows):
     def write_fingerprint(self, fingerprint: str) -> Flow[None]:
         yield Call("write_fingerprint", {"fingerprint": fingerprint})
 
-    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+    def write(self, documents: PreparedDocuments, embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
         tokens = embeddings.multi_vector if self.multi_vector else None
         kept = replace(embeddings, fingerprint=None, multi_vector=tokens)
         yield Call("write", {"documents": documents, "embeddings": kept, "only_new": only_new})

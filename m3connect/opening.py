@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from m3connect.base import Store
 from m3connect.errors import CollectionNotFoundError, M3ConnectError
+from m3connect.filters import FilterFields
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
     from qdrant_client import QdrantClient
 
-__all__ = ["FieldKind", "check_spec", "is_server", "open_store", "size_advice"]
-
-FieldKind: TypeAlias = Literal["number", "str"]
-"""What a declared filter field holds."""
+__all__ = ["check_spec", "is_server", "open_store", "size_advice"]
 
 _SENSIBLE = {"qdrant": 5_000, "milvus": 20_000}
 """Documents up to which an embedded database makes sense."""
@@ -49,12 +47,7 @@ class _Wanted:
     dim: int | None
     create: bool
     multi_vector: bool | None
-    filter_fields: Mapping[str, FieldKind]
-
-    @property
-    def numbers(self) -> list[str]:
-        """The declared fields that Qdrant makes an index for; it has one for strings anyway."""
-        return [key for key, kind in self.filter_fields.items() if kind == "number"]
+    filter_fields: FilterFields
 
 
 @contextmanager
@@ -65,7 +58,7 @@ def open_store(
     dim: int | None = None,
     create: bool = True,
     multi_vector: bool | None = False,
-    filter_fields: Mapping[str, FieldKind] | None = None,
+    filter_fields: FilterFields = (),
 ) -> Iterator[Store]:
     """Open a store by name and close its database at the end.
 
@@ -79,8 +72,8 @@ def open_store(
         create: make the collection, and the folders of an embedded database, where they do not exist.
         multi_vector: keep token vectors, where the backend can; None takes a collection as it was made, and makes a new
             one without.
-        filter_fields: metadata keys that filters ask for often, each "number" or "str", for a new collection: such
-            filters become faster.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means
+            numbers), for a new collection: such filters become faster.
 
     Yields:
         The store.
@@ -98,7 +91,7 @@ def open_store(
     """
     kind, place = check_spec(spec)
     _prepare(place, create=create and dim is not None)
-    wanted = _Wanted(spec, place, collection, dim, create, multi_vector, filter_fields or {})
+    wanted = _Wanted(spec, place, collection, dim, create, multi_vector, filter_fields)
     with _OPENERS[kind](wanted) as store:
         yield store
 
@@ -192,7 +185,7 @@ def _open_qdrant(wanted: _Wanted) -> Iterator[Store]:
                 dim=wanted.dim,
                 create=wanted.create,
                 multi_vector=wanted.multi_vector,
-                filter_fields=wanted.numbers if on_server else (),  # local mode has no indexes
+                filter_fields=wanted.filter_fields if on_server else (),  # local mode has no indexes
             ),
         )
 
@@ -214,7 +207,7 @@ def _open_edge(wanted: _Wanted) -> Iterator[Store]:
             dim=wanted.dim,
             create=wanted.create,
             multi_vector=wanted.multi_vector,
-            filter_fields=wanted.numbers,
+            filter_fields=wanted.filter_fields,
         )
 
     with closing(_try(wanted.spec, connect)) as store:

@@ -107,7 +107,9 @@ class SearchPlan:
         return self.candidates or max(100, 4 * self.top_k)
 
 
-def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, sparse: bool = True) -> Flow:
+def search_flow(
+    queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, sparse: bool = True, scores_tokens: bool = False
+) -> Flow:
     """Find candidates, fuse them, and fetch the documents of the best.
 
     Args:
@@ -115,6 +117,7 @@ def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, 
         plan: what to search for.
         multi_vector: whether the store has token vectors.
         sparse: whether the store has sparse weights.
+        scores_tokens: whether it scores token vectors itself, so that `ScoreIds` may name their leg.
 
     Returns:
         One list of hits a query, best first, ties in the order of ids.
@@ -135,7 +138,7 @@ def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, 
     legs: dict[Leg, list[LegScores]] = yield FindCandidates(fusion.legs, plan.limit)
     legs = {leg: [_above(row, (plan.min_scores or {}).get(leg)) for row in rows] for leg, rows in legs.items()}
     if isinstance(fusion, Weighted):
-        yield from _complete_weighted(fusion, legs, queries)
+        yield from _complete_weighted(fusion, legs, queries, scores_tokens)
     fused = [_fuse(fusion, legs, i) for i in range(len(queries))]
     ranked = [rank(scores)[plan.offset or 0 if not plan.group_by_parent else 0 :] for scores in fused]
     best, documents = yield from _hydrate(ranked, plan)
@@ -143,7 +146,7 @@ def search_flow(queries: M3Embeddings, plan: SearchPlan, *, multi_vector: bool, 
         every: list[Leg] = ["dense", "sparse"] if sparse else ["dense"]
         if multi_vector and queries.multi_vector is not None:
             every.append("multi_vector")
-        yield from _complete(legs, every, best, queries)
+        yield from _complete(legs, every, best, queries, scores_tokens=scores_tokens)
     return [
         [
             Hit(documents[name], fused[i][name], _scores_of(legs, i, name) if plan.with_scores else None)
@@ -158,12 +161,13 @@ def _above(scores: LegScores, least: float | None) -> LegScores:
 
 
 def _complete_weighted(
-    fusion: Weighted, legs: dict[Leg, list[LegScores]], queries: M3Embeddings
+    fusion: Weighted, legs: dict[Leg, list[LegScores]], queries: M3Embeddings, scores_tokens: bool
 ) -> Generator[Step, Any, None]:
     ids = [_union(legs, i) for i in range(len(queries))]
     wanted = [leg for leg, weight in fusion.weights.items() if weight]
     if fusion.missing == "exact" or fusion.multi_vector:
-        yield from _complete(legs, wanted if fusion.missing == "exact" else ["multi_vector"], ids, queries)
+        lacking: list[Leg] = wanted if fusion.missing == "exact" else ["multi_vector"]
+        yield from _complete(legs, lacking, ids, queries, scores_tokens=scores_tokens)
 
 
 def _hydrate(
@@ -205,7 +209,12 @@ def _require_token_vectors(queries: M3Embeddings, multi_vector: bool) -> None:
 
 
 def _complete(
-    legs: dict[Leg, list[LegScores]], wanted: Iterable[Leg], ids: Sequence[Sequence[str]], queries: M3Embeddings
+    legs: dict[Leg, list[LegScores]],
+    wanted: Iterable[Leg],
+    ids: Sequence[Sequence[str]],
+    queries: M3Embeddings,
+    *,
+    scores_tokens: bool,
 ) -> Generator[Step, Any, None]:
     """Add to `legs` the exact scores that these ids still lack in the wanted legs."""
     for leg in wanted:
@@ -215,7 +224,7 @@ def _complete(
         )
         if not any(missing):
             continue
-        if leg == "multi_vector":
+        if leg == "multi_vector" and not scores_tokens:
             vectors: Mapping[str, FloatArray] = yield FetchTokenVectors(_distinct(missing))
             answers = [_maxsim(queries, i, names, vectors) for i, names in enumerate(missing)]
         else:

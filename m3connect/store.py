@@ -18,6 +18,7 @@ from m3connect.filters import Filter
 from m3connect.fusion import ALL_LEGS, RRF, Fusion, Leg
 
 __all__ = [
+    "LARGEST_COUNT",
     "LARGEST_TOKEN_ID",
     "AsyncHybridStore",
     "Document",
@@ -31,15 +32,21 @@ __all__ = [
     "check_fingerprint",
     "check_ids",
     "check_queries",
+    "content_of",
     "document_problem",
-    "find_problems",
+    "fingerprint_of",
     "raise_problems",
 ]
 
 LARGEST_TOKEN_ID = 2**32 - 2
 """Databases keep token ids in 32 bits, and Milvus not the last of them."""
 
+LARGEST_COUNT = 1_000_000
+"""What `check_count` lets through: more hits, candidates or documents a batch than any store gives back at once."""
+
 _DEEPEST_METADATA = 64
+
+_canonical = json.JSONEncoder(sort_keys=True, default=dict).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,7 @@ class Document:
     @property
     def fingerprint(self) -> str:
         """A hash of text, metadata and parent that tells whether a stored document is still the same."""
-        content = json.dumps([self.text, self.metadata, self.parent_id], sort_keys=True, default=dict)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        return fingerprint_of(content_of(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Hit:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What turns texts into embeddings; `M3Encoder` is one."""
+    """What turns texts into embeddings; `M3Encoder` is one. Several threads may call it at the same time."""
 
     @property
     def dim(self) -> int:
@@ -208,37 +214,6 @@ class AsyncHybridStore(Protocol):
     async def drop(self) -> None: ...  # noqa: D102
 
 
-def find_problems(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> dict[int, str]:
-    """Say what is wrong with documents and their rows, before any database sees them.
-
-    Args:
-        documents: n documents.
-        embeddings: n rows.
-        dim: the collection's dimension.
-
-    Returns:
-        Reasons by position; empty where all is well.
-
-    Raises:
-        ValueError: the counts or the dimension differ, which no single document is to blame for.
-    """
-    check_batch(documents, embeddings, dim=dim)
-    reasons = {i: reason for i, document in enumerate(documents) if (reason := document_problem(document))}
-    sparse = embeddings.sparse
-    bad_sparse = {int(i) for i in sparse.row_of[~np.isfinite(sparse.values)]}
-    bad_tokens = {int(i) for i in sparse.row_of[sparse.indices > LARGEST_TOKEN_ID]}
-    for i in range(len(embeddings)):
-        if not np.isfinite(embeddings.dense[i]).all():
-            reasons.setdefault(i, "its dense vector has a value that is not finite")
-        elif i in bad_sparse:
-            reasons.setdefault(i, "its sparse row has a weight that is not finite")
-        elif i in bad_tokens:
-            reasons.setdefault(i, f"its sparse row has a token id above {LARGEST_TOKEN_ID}")
-        elif embeddings.multi_vector is not None and not np.isfinite(embeddings.multi_vector[i]).all():
-            reasons.setdefault(i, "its token vectors have a value that is not finite")
-    return reasons
-
-
 def check_batch(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> None:
     """Refuse a batch whose documents and rows do not fit together, or do not fit the collection."""
     if len(documents) != len(embeddings):
@@ -257,9 +232,11 @@ def check_queries(queries: M3Embeddings, *, dim: int) -> None:
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse what is no whole number of at least 1."""
+    """Refuse what is no whole number from 1 to `LARGEST_COUNT`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be at least 1, but is {value!r}")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {LARGEST_COUNT:,}, but is {value!r}")
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
@@ -320,6 +297,16 @@ def _check_dim(embeddings: M3Embeddings, dim: int) -> None:
         )
 
 
+def content_of(document: Document) -> str:
+    """Return what tells whether a document has changed, as JSON: text, metadata and parent."""
+    return _canonical([document.text, document.metadata, document.parent_id])
+
+
+def fingerprint_of(content: str) -> str:
+    """Return the hash of `content_of` that is stored beside a document."""
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
 def document_problem(document: Document) -> str | None:
     """Say what is wrong with a document before it is encoded, or None."""
     if not isinstance(document, Document):
@@ -335,33 +322,50 @@ def document_problem(document: Document) -> str | None:
             return "it holds half of a surrogate pair, which no database stores: clean the text first"
     if not isinstance(document.metadata, Mapping):
         return f"its metadata must be a mapping, but is {type(document.metadata).__name__}"
-    return _metadata_problem(dict(document.metadata))
+    problem = _metadata_problem(dict(document.metadata), 0)
+    if problem is None:
+        return None
+    path, reason = problem
+    return f"its metadata {reason}" if path is None else f"metadata{path} {reason}"
 
 
-def _metadata_problem(value: object, path: str = "metadata", depth: int = 0) -> str | None:
+def _metadata_problem(value: object, depth: int) -> tuple[str | None, str] | None:
+    """Say where metadata has something wrong, and what; the path is put together only where it is needed."""
+    if isinstance(value, dict):
+        wrong = next((key for key in value if not isinstance(key, str) or not _encodes(key)), None)
+        if wrong is not None:
+            return "", f"has the key {wrong!r}: keys must be strings"
+        members: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, list | tuple):
+        members = enumerate(value)
+    else:
+        reason = _scalar_problem(value)
+        return None if reason is None else ("", reason)
+    if depth >= _DEEPEST_METADATA:
+        return None, f"is nested more than {_DEEPEST_METADATA} deep"
+    for name, member in members:
+        problem = _metadata_problem(member, depth + 1)
+        if problem is not None:
+            path, reason = problem
+            return (None if path is None else f"[{name!r}]{path}"), reason
+    return None
+
+
+def _scalar_problem(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if _encodes(value) else "holds half of a surrogate pair"
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return None if -(2**63) <= value < 2**63 else f"{path} holds {value}, which does not fit 64 bits"
+        return None if -(2**63) <= value < 2**63 else f"holds {value}, which does not fit 64 bits"
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"{path} holds {value}, which JSON cannot"
-    if isinstance(value, str):
-        return None if _encodes(value) else f"{path} holds half of a surrogate pair"
-    if isinstance(value, list | tuple):
-        parts = ((f"{path}[{i}]", member) for i, member in enumerate(value))
-    elif isinstance(value, dict):
-        wrong = next((key for key in value if not isinstance(key, str) or not _encodes(key)), None)
-        if wrong is not None:
-            return f"{path} has the key {wrong!r}: keys must be strings"
-        parts = ((f"{path}[{key!r}]", member) for key, member in value.items())
-    else:
-        return f"{path} holds a {type(value).__name__}, which JSON cannot: convert it to a string or a number"
-    if depth >= _DEEPEST_METADATA:
-        return f"its metadata is nested more than {_DEEPEST_METADATA} deep"
-    return next((reason for name, member in parts if (reason := _metadata_problem(member, name, depth + 1))), None)
+        return None if math.isfinite(value) else f"holds {value}, which JSON cannot"
+    return f"holds a {type(value).__name__}, which JSON cannot: convert it to a string or a number"
 
 
 def _encodes(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -14,6 +14,7 @@ from support import require
 
 from m3connect import MemoryStore, ThreadedStore
 from m3connect.awaiting import BoundClient
+from m3connect.filters import FilterFields, number_keys
 from m3connect.flows import Call
 
 SYNC = ["memory", "qdrant-local", "edge", "milvus-lite"]
@@ -230,7 +231,7 @@ class AsyncQdrantBackend(QdrantBackend):
         self._opened.add(name)
         return Awaited(self.loop.run(self._open(name, **{"dim": 16} | options)), self.loop)
 
-    async def _open(self, name: str, **options: Any) -> Any:
+    async def _open(self, name: str, *, filter_fields: FilterFields = (), **options: Any) -> Any:
         from m3connect_qdrant import AsyncQdrantStore
         from m3connect_qdrant.opening import Opening, open_collection
 
@@ -238,7 +239,8 @@ class AsyncQdrantBackend(QdrantBackend):
             return await getattr(self._client.inner, call.method)(**call.arguments)
 
         bound = BoundClient(perform)
-        flows = await bound.run(open_collection(Opening(collection=name, **options), server=False))
+        wanted = Opening(collection=name, number_fields=number_keys(filter_fields), **options)
+        flows = await bound.run(open_collection(wanted, server=False))
         return AsyncQdrantStore(bound, flows)
 
     def close(self) -> None:

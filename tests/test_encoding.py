@@ -63,13 +63,21 @@ async def test_the_loop_goes_on_while_texts_are_encoded():
     same(batch, FakeEncoder().encode(["red apple"]))
 
 
-async def test_one_thread_of_its_own_does_all_the_encoding():
+async def test_tasks_are_with_the_encoder_together_in_threads_of_its_own():
     waiting = WaitingEncoder()
-    waiting.go.set()
-    encoder = AsyncEncoder(waiting)
-    await asyncio.gather(*(encoder.encode([f"text {i}"]) for i in range(5)))
-    assert len(waiting.threads) == 1
-    assert waiting.threads.pop().startswith("m3connect-encoder")
+    encoder = AsyncEncoder(waiting, threads=3)
+
+    async def let_go_when_three_wait():
+        while len(waiting.threads) < 3:
+            await asyncio.sleep(0.001)
+        waiting.go.set()
+
+    await asyncio.wait_for(
+        asyncio.gather(let_go_when_three_wait(), *(encoder.encode([f"text {i}"]) for i in range(5))), 20
+    )
+    assert len(waiting.calls) == 5
+    assert len(waiting.threads) == 3
+    assert all(name.startswith("m3connect-async") for name in waiting.threads)
 
 
 async def test_the_encoder_sees_the_context_of_the_task():
@@ -99,15 +107,15 @@ def test_an_async_encoder_works_in_one_loop_after_the_other():
 
 async def test_a_cancelled_task_that_waits_costs_no_pass():
     waiting = WaitingEncoder()
-    encoder = AsyncEncoder(waiting)
+    encoder = AsyncEncoder(waiting, threads=1)
     first = asyncio.create_task(encoder.encode(["first"]))
     second = asyncio.create_task(encoder.encode(["second"]))
     await asyncio.sleep(0)
     second.cancel()
-    waiting.go.set()
-    await first
     with pytest.raises(asyncio.CancelledError):
         await second
+    waiting.go.set()
+    await first
     await encoder.encode(["third"])
     assert waiting.calls == [["first"], ["third"]]
 

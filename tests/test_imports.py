@@ -15,14 +15,14 @@ from support import REPOSITORY, require
 import m3connect
 
 LAYERS: list[set[str]] = [
-    {"_version", "errors"},
+    {"_version", "errors", "facts"},
     {"embeddings"},
     {"token_rows"},
     {"maxsim"},
     {"scoring", "fusion", "filters"},
     {"store"},
     {"token_entries", "token_file"},
-    {"search", "token_store", "chunking", "encoding"},
+    {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding"},
     {"flows"},
     {"base", "foreign"},
     {"awaiting", "memory", "ingestion", "retrieval"},

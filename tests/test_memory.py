@@ -21,7 +21,9 @@ from m3connect import (
     Weighted,
     scoring,
 )
+from m3connect.errors import DocumentNotFoundError
 from m3connect.filters import field
+from m3connect.flows import Call
 
 
 @pytest.fixture
@@ -143,3 +145,15 @@ def test_threads_may_write_and_search_at_once() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert store.count() == 40
+
+
+def test_an_update_of_a_document_that_is_gone_changes_nothing() -> None:
+    """Between the check and the write another thread may delete; what searches see stays what is stored."""
+    store, query = MemoryStore(dim=16), random_embeddings(1, seed=3)
+    store.upsert(random_documents(2), random_embeddings(2, seed=1))
+    before = store.search(query)
+    arguments = {"ids": ["doc-000", "gone"], "embeddings": random_embeddings(2, seed=2), "legs": ["dense"]}
+    with pytest.raises(DocumentNotFoundError, match="'gone'"):
+        store._perform(Call("write_vectors", arguments))
+    assert store.search(query) == before
+    np.testing.assert_array_equal(store.get_embeddings(["doc-000"]).dense, random_embeddings(2, seed=1).dense[:1])

@@ -26,8 +26,8 @@ def run(queries: M3Embeddings, answers: dict[type, Any], **options: Any) -> tupl
         given = answers[type(step)]
         return given(step) if callable(given) else given
 
-    multi_vector = options.pop("multi_vector", False)
-    flow = search_flow(queries, SearchPlan(**{"top_k": 2} | options), multi_vector=multi_vector)
+    able = {name: options.pop(name, False) for name in ("multi_vector", "scores_tokens")}
+    flow = search_flow(queries, SearchPlan(**{"top_k": 2} | options), **able)
     try:
         step = next(flow)
         while True:
@@ -53,6 +53,13 @@ def test_rrf_asks_for_both_legs_and_for_the_documents_of_the_best() -> None:
 def test_ranks_come_from_scores_and_not_from_the_order_of_the_answer() -> None:
     legs = {"dense": [{"c": 0.1, "b": 0.8, "a": 0.9}], "sparse": [{}]}
     assert names(run(ONE, {FindCandidates: legs})[0][0]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["top_k", "candidates"])
+def test_a_count_that_no_database_takes_is_refused(name: str) -> None:
+    SearchPlan(**{name: 1_000_000})
+    with pytest.raises(ValueError, match=f"{name} must be at most 1,000,000, but is 1000001"):
+        SearchPlan(**{name: 1_000_001})
 
 
 @pytest.mark.parametrize(("top_k", "candidates", "limit"), [(2, None, 100), (30, None, 120), (30, 7, 7), (2, 500, 500)])
@@ -163,3 +170,12 @@ def test_token_vectors_that_query_or_store_lack_are_named() -> None:
         run(ONE, {}, fusion=fusion, multi_vector=True)
     with pytest.raises(ValueError, match="this store has no token vectors"):
         run(TOKENS, {}, fusion=fusion, multi_vector=False)
+
+
+def test_token_vectors_are_scored_where_they_lie_if_the_store_can() -> None:
+    queries = M3Embeddings(np.eye(1, 2), SparseRows.empty(1), (np.eye(1, 2, dtype=np.float32),))
+    answers = {FindCandidates: {"dense": [{"a": 0.5}], "sparse": [{}]}, ScoreIds: [{"a": 0.25}]}
+    fusion = Weighted(dense=1, sparse=0, multi_vector=1)
+    (hits,), asked = run(queries, answers, fusion=fusion, multi_vector=True, scores_tokens=True)
+    assert asked[1] == ScoreIds("multi_vector", (("a",),))
+    assert [hit.score for hit in hits] == [0.75]

@@ -946,3 +946,29 @@ def test_a_query_whose_token_vectors_are_not_finite_is_refused(store: HybridStor
 def test_top_k_must_be_a_whole_number(store: HybridStore, top_k: object) -> None:
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         store.search(random_embeddings(1, seed=1), top_k=top_k)  # type: ignore[arg-type]
+
+
+def test_a_search_in_steps_reads_no_token_vectors_where_the_database_scores_them(
+    token_store: HybridStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token_store.name == "memory":
+        pytest.skip("the exact store computes everything here")
+    oracle = MemoryStore(dim=16, multi_vector=True)
+    fill([token_store, oracle], random_documents(30), random_embeddings(30, seed=1, multi_vector=True))
+    flows: Any = token_store._flows  # type: ignore[attr-defined]
+    monkeypatch.setattr(flows, "fetch_token_vectors", None)
+    queries = random_embeddings(3, seed=2, multi_vector=True)
+    for fusion in (Weighted(multi_vector=1), Weighted(multi_vector=1, missing="zero"), RRF()):
+        assert_same_search(token_store, oracle, queries, fusion=fusion, offset=2, with_scores=True)
+
+
+def test_declared_fields_mean_the_same_on_every_store(backend: Any) -> None:
+    if backend.open().name == "memory":
+        pytest.skip("the exact store has no indexes")
+    for n, declared in enumerate((["year"], {"year": "number", "lang": "str"}, {})):
+        store = backend.open(f"declared_{n}", filter_fields=declared)
+        store.upsert(random_documents(20), random_embeddings(20, seed=1))
+        assert store.count((field("year") > 1910) & (field("lang") == "de")) == 2
+    for wrong in ("year", {"year": "int"}, ['a"b']):
+        with pytest.raises(ValueError, match=r"filter_fields|a key is"):
+            backend.open("declared_wrong", filter_fields=wrong)

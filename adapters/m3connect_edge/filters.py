@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from qdrant_edge import FieldCondition, HasIdCondition, IsEmptyCondition, MatchAny, RangeFloat
 from qdrant_edge import Filter as EdgeFilter
 
-from m3connect.filters import And, Filter, HasToken, Native, Not, NumberRange, Or, number_name
+from m3connect import points
+from m3connect.filters import Filter, HasToken, Native, NumberRange, number_name
+from m3connect.points import Clause, Leaf
 from m3connect.store import Selection
 from m3connect_edge.convert import FILTER_NUMBERS, FILTER_TOKENS, point_id
 from m3connect_edge.exact import HIGH, LOW, halves
@@ -44,22 +47,22 @@ def render(condition: Filter) -> EdgeFilter:
         >>> render(field("year") > 1990).should[0].key
         'filter_numbers.n_year'
     """
+    return points.render(condition, leaf=_leaf, join=_join, nothing=lambda: has_ids([]))
+
+
+def _join(clause: Clause, parts: list[EdgeFilter]) -> EdgeFilter:
+    clauses: dict[str, Any] = {clause: parts}
+    return EdgeFilter(**clauses)
+
+
+def _leaf(condition: Leaf) -> EdgeFilter:
     match condition:
         case HasToken(any_of):
-            # An empty list of values would be read as one of numbers.
-            return _must(FieldCondition(FILTER_TOKENS, match=MatchAny(list(any_of)))) if any_of else has_ids([])
+            return _must(FieldCondition(FILTER_TOKENS, match=MatchAny(list(any_of))))
         case NumberRange(key, op, bound):
             return _ordered(key, op, float(bound))
-        case And(parts):
-            return EdgeFilter(must=[render(part) for part in parts])
-        case Or(parts):
-            # Qdrant reads an empty `should` as no condition at all.
-            return EdgeFilter(should=[render(part) for part in parts]) if parts else has_ids([])
-        case Not(part):
-            return EdgeFilter(must_not=[render(part)])
         case Native(native):
             return _own(native)
-    raise ValueError(f"expected a filter built with field(...) that tokens and numbers decide, but got {condition!r}")
 
 
 def _own(native: object) -> EdgeFilter:

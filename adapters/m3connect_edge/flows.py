@@ -22,8 +22,9 @@ from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, StoreFlows
 from m3connect.fusion import Leg
+from m3connect.prepared import PreparedDocuments, find_problems
 from m3connect.search import SearchPlan
-from m3connect.store import Document, Hit, Selection, check_queries, find_problems
+from m3connect.store import Document, Hit, Selection, check_queries
 from m3connect_edge import convert
 from m3connect_edge import queries as asking
 from m3connect_edge.filters import to_filter
@@ -79,11 +80,12 @@ class EdgeFlows(StoreFlows):
         """Write the marker."""
         yield Call("write_fingerprint", {"fingerprint": fingerprint})
 
-    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+    def write(self, documents: PreparedDocuments, embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
         """Write in parts; an error between two of them leaves the first ones stored, and doing it again is safe."""
         mode = UpdateMode.InsertOnly if only_new else UpdateMode.Upsert
         for part, size in _parts(embeddings, multi_vector=self.multi_vector):
-            points = [convert.to_point(documents[i], embeddings, i, multi_vector=self.multi_vector) for i in part]
+            payloads = {i: convert.to_payload(documents[i], documents.fingerprints[i]) for i in part}
+            points = [convert.to_point(payloads[i], embeddings, i, multi_vector=self.multi_vector) for i in part]
             yield Call("update", {"operation": UpdateOperation.upsert_points(points, update_mode=mode)})
             yield from self._flush_after(size)
 
@@ -113,7 +115,7 @@ class EdgeFlows(StoreFlows):
     def fetch_fingerprints(self, ids: Sequence[str]) -> Flow[dict[str, str]]:
         """Read one field of payloads."""
         found = yield from self._retrieve(ids, payload=["id", "fingerprint"])
-        return {name: payload["fingerprint"] for name, payload, _ in found}
+        return {name: payload["fingerprint"] for name, payload, _ in found if payload.get("fingerprint")}
 
     def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
         """Read all vectors."""
@@ -186,6 +188,10 @@ class EdgeFlows(StoreFlows):
         """Ask for named points alone, token vectors too."""
         answers = yield from _query([asking.id_request(leg, queries, i, group) for i, group in enumerate(ids)])
         return [asking.scores_of(leg, queries, i, points) for i, points in enumerate(answers)]
+
+    def scores_tokens(self, queries: M3Embeddings) -> bool:
+        """Edge takes queries of any length."""
+        return True
 
     def describe(self) -> Flow[Mapping[str, Any]]:
         """Ask the shard."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from m3connect.base import Store
-from m3connect.filters import field
+from m3connect.filters import FilterFields, number_keys
 from m3connect.flows import Call
 from m3connect_edge.flows import EdgeFlows
 from m3connect_edge.folder import Wanted, open_folder
@@ -32,8 +31,9 @@ class EdgeStore(Store):
         multi_vector: keep token vectors too; every batch must then bring them. None takes a collection as it was made,
             and makes a new one without.
         adopt_fingerprint: take over a shard of this layout that lost its marker, as filled by this encoder.
-        filter_fields: metadata keys that filters compare by `<` and the like; each gets an index, without which such a
-            filter reads every document. Equality and membership are always indexed.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers);
+            numbers get an index to order by, without which `<` and the like read every document. Equality and
+            membership are always indexed.
         exact: compare the dense vector of a query with every document that passes, which takes time in proportion.
             False lets the graph that `optimize` builds answer: faster for large collections, and approximate.
 
@@ -62,13 +62,11 @@ class EdgeStore(Store):
         create: bool = True,
         multi_vector: bool | None = None,
         adopt_fingerprint: str | None = None,
-        filter_fields: Sequence[str] = (),
+        filter_fields: FilterFields = (),
         exact: bool = True,
     ) -> None:
-        if isinstance(filter_fields, str):
-            raise ValueError(f"filter_fields takes a list of keys, but got the string {filter_fields!r}")
-        keys = [field(key).key for key in filter_fields]
-        self._folder = open_folder(Path(path), Wanted(dim, create, multi_vector, adopt_fingerprint, keys))
+        wanted = Wanted(dim, create, multi_vector, adopt_fingerprint, number_keys(filter_fields))
+        self._folder = open_folder(Path(path), wanted)
         marker = self._folder.marker
         super().__init__(
             EdgeFlows(

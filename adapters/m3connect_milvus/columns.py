@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from m3connect import filters
 from m3connect.store import Document
 
 __all__ = ["TENANT", "Columns", "Kind"]
 
-Kind: TypeAlias = Literal["number", "str"]
+Kind: TypeAlias = filters.FieldKind
 
 TENANT = "tenant"
 """The name of the column that is the partition key."""
@@ -37,10 +37,7 @@ class Columns:
     """The metadata key that holds the tenant; every document must have it."""
 
     def __post_init__(self) -> None:
-        for key, kind in self.kinds.items():
-            filters.field(key)
-            if kind not in ("number", "str"):
-                raise ValueError(f"filter_fields[{key!r}] must be 'number' or 'str', but is {kind!r}")
+        filters.declared_fields(self.kinds)
         if self.tenant is not None:
             filters.field(self.tenant)
         names = [self.name(key) for key in self.keys]

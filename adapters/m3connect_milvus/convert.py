@@ -50,8 +50,16 @@ _BATCH_BYTES = 16 * 2**20
 """A quarter of the 64 MB that a server takes in one request."""
 
 
-def limit_problem(document: Document) -> str | None:
-    """Say which limit of Milvus a document breaks, or None; limits count UTF-8 bytes."""
+def limit_problem(document: Document, *, bound: int) -> str | None:
+    """Say which limit of Milvus a document breaks, or None; limits count UTF-8 bytes.
+
+    Args:
+        document: otherwise sound.
+        bound: bytes of text, metadata and parent, counted from above: most documents are too small for any limit.
+    """
+    longest_name = max(len(document.id), len(document.parent_id or ""))
+    if bound <= MOST_TEXT_BYTES and 4 * longest_name <= MOST_ID_BYTES:
+        return _filter_problem(document.metadata)
     sizes = [
         ("id", _bytes(document.id), MOST_ID_BYTES, "shorten it, or use a hash of it"),
         ("parent_id", _bytes(document.parent_id or ""), MOST_ID_BYTES, "shorten it, or use a hash of it"),
@@ -76,14 +84,14 @@ def _filter_problem(metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
-def to_row(document: Document, vectors: Mapping[str, Any], columns: Columns | None = None) -> Row:
-    """Turn a document and its vectors (`vector_rows`) into the row that is written."""
+def to_row(document: Document, fingerprint: str, vectors: Mapping[str, Any], *, columns: Columns | None = None) -> Row:
+    """Turn a document, its fingerprint and its vectors (`vector_rows`) into the row that is written."""
     return {
         "id": document.id,
         "text": document.text,
         "metadata": _json(document.metadata),
         "parent_id": document.parent_id,
-        "fingerprint": document.fingerprint,
+        "fingerprint": fingerprint,
         "filter_tokens": filters.tokens(document.metadata),
         "filter_numbers": _json(filters.numbers(document.metadata)),
         **(columns.values(document.metadata) if columns else {}),

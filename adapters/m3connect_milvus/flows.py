@@ -15,12 +15,13 @@ from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, StoreFlows
 from m3connect.fusion import RRF, Leg
+from m3connect.prepared import PreparedDocuments, find_problems, prepare
 from m3connect.search import SearchPlan
-from m3connect.store import Document, Hit, Selection, check_queries, find_problems
+from m3connect.store import Document, Hit, Selection, check_queries
 from m3connect_milvus import convert, requests
 from m3connect_milvus.convert import DOCUMENT_FIELDS, Row
 from m3connect_milvus.filters import one_of, to_expression
-from m3connect_milvus.hybrid import OneRequest, is_computed_exactly
+from m3connect_milvus.hybrid import OneRequest, is_computed_exactly, search_one_leg
 from m3connect_milvus.schema import FINGERPRINT_PROPERTY, Layout, marker, properties_of
 from m3connect_milvus.settings import MilvusSettings
 
@@ -69,10 +70,11 @@ class MilvusFlows(StoreFlows):
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Add the limits of Milvus to what no store accepts."""
-        reasons = find_problems(documents, embeddings, dim=self.dim)
-        for i, document in enumerate(documents):
+        prepared = prepare(documents)
+        reasons = find_problems(prepared, embeddings, dim=self.dim)
+        for i, document in enumerate(prepared):
             if i not in reasons:
-                reason = convert.limit_problem(document) or self._columns.problem(document)
+                reason = convert.limit_problem(document, bound=prepared.sizes[i]) or self._columns.problem(document)
                 if reason is None and self._half and np.abs(embeddings.dense[i]).max(initial=0) > _LARGEST_HALF:
                     reason = f"its dense vector has a value beyond {_LARGEST_HALF}, the most that 16 bits hold"
                 if reason is not None:
@@ -94,14 +96,15 @@ class MilvusFlows(StoreFlows):
         properties = marker(self._columns, self._settings)
         yield Call("alter_collection_properties", {"collection_name": self.name, "properties": properties})
 
-    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+    def write(self, documents: PreparedDocuments, embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
         """Upsert, as an insert of an id that is taken would leave two rows on a server."""
         taken: Mapping[str, Row] = {}
         if only_new:
             taken = yield from requests.fetch(self.name, [document.id for document in documents], ["id"])
+        vectors = convert.vector_rows(embeddings, half=self._half)
         rows = (
-            convert.to_row(document, vectors, self._columns)
-            for document, vectors in zip(documents, convert.vector_rows(embeddings, half=self._half), strict=True)
+            convert.to_row(document, fingerprint, row, columns=self._columns)
+            for document, fingerprint, row in zip(documents, documents.fingerprints, vectors, strict=True)
             if document.id not in taken
         )
         for batch in convert.batches(rows):
@@ -175,8 +178,8 @@ class MilvusFlows(StoreFlows):
 
     def search(self, queries: M3Embeddings, plan: SearchPlan, filter: Filter | None) -> Flow[list[list[Hit]]]:
         """Leave the whole search to Milvus where it computes exactly what we mean, and fuse here where not."""
-        fusion, plan = plan.fusion, within_limit(plan)
-        if not isinstance(fusion, RRF) or plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
+        plan = within_limit(plan)
+        if plan.limit > MOST_HITS or not is_computed_exactly(plan, queries):
             return (yield from super().search(queries, plan, filter))
         check_queries(queries, dim=self.dim)
         yield from self.check_fingerprint(queries)
@@ -185,7 +188,9 @@ class MilvusFlows(StoreFlows):
             return (yield from super().search(queries, plan, filter))
         if not expressions:
             return [[] for _ in range(len(queries))]
-        return (yield from OneRequest(self.name, plan, fusion, expressions[0], self._settings).run(queries))
+        if isinstance(plan.fusion, RRF):
+            return (yield from OneRequest(self.name, plan, plan.fusion, expressions[0], self._settings).run(queries))
+        return (yield from search_one_leg(self.name, queries, plan, expression=expressions[0], settings=self._settings))
 
     def find(
         self, queries: M3Embeddings, legs: Sequence[Leg], limit: int, selection: Selection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from m3connect.search import SearchPlan
 from m3connect.store import Document, Hit, Selection
 from m3connect_milvus import convert, requests
 from m3connect_milvus.convert import Row
-from m3connect_milvus.filters import literal
+from m3connect_milvus.filters import both, literal, to_expression
 from m3connect_milvus.flows import MOST_HITS, Server, check_limit, described_indexes, may_pass, within_limit
 from m3connect_milvus.layouts import ForeignSchema, read_schema
 from m3connect_milvus.schema import is_ours
@@ -153,20 +152,20 @@ class ForeignFlows(ReadOnlyFlows):
             names = list(dict.fromkeys(selection.ids)) if cursor is None else cursor
             documents = yield from self.get(names[:_PAGE])
             return documents, names[_PAGE:] or None
-        rows = yield self._next_rows(cursor)
+        rows = yield self._next_rows(to_expression(selection.exact), cursor)
         if not rows:
             return [], None
         rows = sorted(rows, key=lambda row: row[self._schema.key])
         return [self._document(row) for row in rows], rows[-1][self._schema.key]
 
-    def _next_rows(self, last: int | str | None) -> Call:
+    def _next_rows(self, condition: str, last: int | str | None) -> Call:
         """Read on after a key; see `requests.next_ids` for the flags, and why only an empty page ends the walk."""
         key = self._schema.key
         if last is not None:
             expression = f"{key} > {_written(last)}"
         else:
             expression = f"{key} <= {_LARGEST_KEY}" if self._schema.whole_numbers else f'{key} >= ""'
-        call = self._query(expression, self._schema.output_fields, limit=_PAGE)
+        call = self._query(both(condition, expression), self._schema.output_fields, limit=_PAGE)
         arguments = {key: value for key, value in call.arguments.items() if key != "consistency_level"}
         return Call("query", {**arguments, "iterator": "True", "reduce_stop_for_best": "True"})
 
@@ -202,7 +201,7 @@ class ForeignFlows(ReadOnlyFlows):
             rows: list[dict[str, float]] = [{} for _ in range(len(queries))]
             for expression in expressions:
                 yield from self._search(queries, leg, limit, expression, rows)
-            found[leg] = [_best(row, limit) for row in rows]
+            found[leg] = [requests.best(row, limit) for row in rows]
         return found
 
     def _search(
@@ -262,7 +261,7 @@ class ForeignFlows(ReadOnlyFlows):
     def _expressions(self, selection: Selection, *, most: int | None = None) -> list[str]:
         """Write a selection as expressions, in as many as the number and the bytes of its ids ask for."""
         if selection.ids is None:
-            return [""]
+            return [to_expression(selection.exact)]
         whole_numbers = self._schema.whole_numbers
         written = []
         for group in requests.groups(selection.ids, most=most):
@@ -292,8 +291,3 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  # a field of any type
     """Return an array, which comes in a container of its own, as a list."""
     plain = value is None or isinstance(value, str | bytes | int | float | bool | list | Mapping)
     return value if plain else list(value)
-
-
-def _best(scores: Mapping[str, float], limit: int) -> dict[str, float]:
-    best: Any = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return dict(best)

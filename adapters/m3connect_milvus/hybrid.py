@@ -11,14 +11,14 @@ from pymilvus import AnnSearchRequest, RRFRanker
 
 from m3connect.embeddings import M3Embeddings
 from m3connect.flows import Call, Flow
-from m3connect.fusion import RRF
+from m3connect.fusion import RRF, Dense, Sparse
 from m3connect.search import SearchPlan
 from m3connect.store import Hit
-from m3connect_milvus.convert import DOCUMENT_FIELDS, EMPTY_SPARSE, to_document
-from m3connect_milvus.requests import QUERIES_A_REQUEST
+from m3connect_milvus.convert import DOCUMENT_FIELDS, EMPTY_SPARSE, scores_from_hits, to_document
+from m3connect_milvus.requests import QUERIES_A_REQUEST, LegSearch, search_legs, weights_of
 from m3connect_milvus.settings import MilvusSettings
 
-__all__ = ["OneRequest", "is_computed_exactly"]
+__all__ = ["OneRequest", "is_computed_exactly", "search_one_leg"]
 
 _LARGEST_K = 16_383
 _HITS_A_REQUEST = 512
@@ -26,22 +26,33 @@ _HITS_A_REQUEST = 512
 
 
 def is_computed_exactly(plan: SearchPlan, queries: M3Embeddings) -> bool:
-    """Say whether one hybrid search of Milvus' means what DESIGN.md says.
+    """Say whether one search of Milvus' means what DESIGN.md says.
 
-    Milvus' RRF is ours, ranks from 1, for a whole k from 1 and equal weights. Pages need one order of ties for all,
-    and thresholds, groups and raw scores are not in its answer; a query without weights has no sparse leg, and one
-    that weighs `<pad>` would find the rows that stand for empty ones.
+    One leg's hits are those of the database. Milvus' RRF is ours, ranks from 1, for a whole k from 1 and equal weights.
+    Pages need one order of ties for all, and thresholds, groups and raw scores are not in its answer; a query without
+    weights has no sparse leg, and one that weighs `<pad>` would find the rows that stand for empty ones.
     """
-    fusion = plan.fusion
-    if not isinstance(fusion, RRF) or not float(fusion.k).is_integer() or not 1 <= fusion.k <= _LARGEST_K:
-        return False
-    if fusion.weights is not None and fusion.weights[0] != fusion.weights[1]:
-        return False
     if plan.offset is not None or plan.group_by_parent or plan.min_scores or plan.with_scores:
         return False
-    sparse = queries.sparse
-    has_weights = bool(len(queries)) and bool(np.diff(sparse.indptr).all())
-    return plan.top_k <= _HITS_A_REQUEST and has_weights and not np.isin(sparse.indices, list(EMPTY_SPARSE)).any()
+    if plan.top_k > _HITS_A_REQUEST or not len(queries):
+        return False
+    if isinstance(plan.fusion, RRF):
+        return _is_our_rrf(plan.fusion) and bool(queries.sparse.row_lengths.all()) and not _weighs_pad(queries)
+    return isinstance(plan.fusion, Dense | Sparse)
+
+
+def search_one_leg(
+    name: str, queries: M3Embeddings, plan: SearchPlan, *, expression: str, settings: MilvusSettings
+) -> Flow[list[list[Hit]]]:
+    """Search one leg, the documents in the same answer; of sparse hits those above 0."""
+    (leg,) = plan.fusion.legs
+    search = LegSearch(name, leg, plan.top_k, settings, expression, DOCUMENT_FIELDS, _step(plan.top_k))
+    (answers,) = yield from search_legs([search], queries)
+    found: list[list[Hit]] = []
+    for hits, query in zip(answers, weights_of(queries, leg), strict=True):
+        kept = scores_from_hits(hits, query)
+        found.append(_to_hits([hit for hit in hits if hit["id"] in kept], 1.0))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class OneRequest:
         dense = queries.dense.astype(np.float16 if self.settings.half_precision else np.float32, copy=False)
         sparse = queries.sparse.to_dicts()
         found: list[list[Hit]] = []
-        step = min(QUERIES_A_REQUEST, max(1, _HITS_A_REQUEST // self.plan.top_k))
+        step = _step(self.plan.top_k)
         for start in range(0, len(queries), step):
             answers = yield self._call(list(dense[start : start + step]), sparse[start : start + step])
             found += [_to_hits(hits, weight) for hits in answers]
@@ -90,6 +101,21 @@ class OneRequest:
                 "consistency_level": self.settings.consistency,
             },
         )
+
+
+def _is_our_rrf(fusion: RRF) -> bool:
+    if not float(fusion.k).is_integer() or not 1 <= fusion.k <= _LARGEST_K:
+        return False
+    return fusion.weights is None or fusion.weights[0] == fusion.weights[1]
+
+
+def _weighs_pad(queries: M3Embeddings) -> bool:
+    return bool(np.isin(queries.sparse.indices, list(EMPTY_SPARSE)).any())
+
+
+def _step(top_k: int) -> int:
+    """Return how many queries share a request."""
+    return min(QUERIES_A_REQUEST, max(1, _HITS_A_REQUEST // top_k))
 
 
 def _to_hits(hits: Sequence[Mapping[str, Any]], weight: float) -> list[Hit]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
+from m3connect.filters import FilterFields, declared_fields
 from m3connect.flows import Call, Flow
 from m3connect.foreign import ForeignLayout
 from m3connect.store import check_fingerprint
-from m3connect_milvus.columns import Columns, Kind
+from m3connect_milvus.columns import Columns
 from m3connect_milvus.flows import MilvusFlows, Server, described_indexes
 from m3connect_milvus.foreign import ForeignFlows, open_foreign
 from m3connect_milvus.schema import Layout, check_name, index_params, marker, read_layout, to_schema
@@ -32,7 +32,7 @@ class Wanted:
     multi_vector: bool | None = None
     adopt_fingerprint: str | None = None
     settings: MilvusSettings | None = None
-    filter_fields: Mapping[str, Kind] | None = None
+    filter_fields: FilterFields | None = None
     tenant_field: str | None = None
     layout: ForeignLayout | None = None
 
@@ -51,7 +51,7 @@ class Wanted:
     @property
     def columns(self) -> Columns:
         """The columns that a new collection gets."""
-        return Columns(dict(self.filter_fields or {}), self.tenant_field)
+        return Columns(declared_fields(self.filter_fields or {}), self.tenant_field)
 
 
 def open_collection(name: str, wanted: Wanted) -> Flow[MilvusFlows | ForeignFlows]:
@@ -148,7 +148,7 @@ def _check_columns(name: str, found: Columns, wanted: Wanted) -> None:
     """Refuse declarations that differ from those the collection was made with."""
     declared: list[tuple[str, object, object]] = [("tenant_field", wanted.tenant_field, found.tenant)]
     if wanted.filter_fields is not None:
-        declared.append(("filter_fields", dict(wanted.filter_fields), dict(found.kinds)))
+        declared.append(("filter_fields", declared_fields(wanted.filter_fields), dict(found.kinds)))
     for option, asked, has in declared:
         if asked is not None and asked != has:
             raise CollectionMismatchError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from m3connect_milvus.convert import Row, scores_from_hits
 from m3connect_milvus.filters import both, literal, one_of
 from m3connect_milvus.settings import MilvusSettings
 
-__all__ = ["Weights", "count", "fetch", "find", "groups", "next_ids"]
+__all__ = ["LegSearch", "Weights", "best", "count", "fetch", "find", "groups", "next_ids", "search_legs", "weights_of"]
 
 Weights: TypeAlias = Mapping[int, float]
 
@@ -80,41 +81,77 @@ def find(
         expressions: each is searched by itself, and the best of all are kept; "" is everything.
         settings: how to search.
     """
-    sparse = queries.sparse.to_dicts()
-    dense = queries.dense.astype(np.float16 if settings.half_precision else np.float32, copy=False)
-    asks = [
-        (leg, expression, positions)
-        for leg in legs
-        for expression in expressions
-        for positions in _portions([i for i, weights in enumerate(sparse) if weights or leg == "dense"])
-    ]
-    answers = yield tuple(
-        Call(
-            "search",
-            {
-                "collection_name": name,
-                "data": [dense[i] if leg == "dense" else sparse[i] for i in positions],
-                "anns_field": leg,
-                "filter": expression,
-                "limit": limit,
-                "output_fields": ["id"],  # left out, Lite would send everything, vectors too
-                "search_params": settings.search_params(leg, limit),
-                "consistency_level": settings.consistency,
-            },
-        )
-        for leg, expression, positions in asks
-    )
-    found: dict[Leg, list[dict[str, float]]] = {leg: [{} for _ in sparse] for leg in legs}
-    for (leg, _, positions), answer in zip(asks, answers, strict=True):
-        for i, hits in zip(positions, answer, strict=True):
-            found[leg][i] |= scores_from_hits(hits, sparse[i] if leg == "sparse" else None)
+    searches = [LegSearch(name, leg, limit, settings, expression) for leg in legs for expression in expressions]
+    answers = yield from search_legs(searches, queries)
+    found: dict[Leg, list[dict[str, float]]] = {leg: [{} for _ in range(len(queries))] for leg in legs}
+    for search, rows in zip(searches, answers, strict=True):
+        for scores, hits, weights in zip(found[search.leg], rows, weights_of(queries, search.leg), strict=True):
+            scores |= scores_from_hits(hits, weights)
     if len(expressions) == 1:
         return found
-    return {leg: [_best(scores, limit) for scores in rows] for leg, rows in found.items()}
+    return {leg: [best(scores, limit) for scores in rows] for leg, rows in found.items()}
 
 
-def _portions(positions: Sequence[int]) -> list[Sequence[int]]:
-    return [positions[start : start + QUERIES_A_REQUEST] for start in range(0, len(positions), QUERIES_A_REQUEST)]
+@dataclass(frozen=True, slots=True)
+class LegSearch:
+    """The search of one leg."""
+
+    name: str
+    """The collection's."""
+
+    leg: Leg
+    limit: int
+    """The most hits a query gets."""
+
+    settings: MilvusSettings
+    expression: str = ""
+    """Which rows; "" is all."""
+
+    fields: Sequence[str] = ("id",)
+    """What comes with a hit; left out, Lite would send everything, vectors too."""
+
+    step: int = QUERIES_A_REQUEST
+    """The most queries in one request."""
+
+    def calls(self, queries: M3Embeddings) -> list[tuple[Sequence[int], Call]]:
+        """Return its requests, each with the positions of its queries; those without weights have no sparse search."""
+        sparse = weights_of(queries, self.leg)
+        dense = queries.dense.astype(np.float16 if self.settings.half_precision else np.float32, copy=False)
+        data: Sequence[Any] = list(dense) if self.leg == "dense" else sparse
+        asked = [i for i, weights in enumerate(sparse) if weights is None or weights]
+        portions = [asked[start : start + self.step] for start in range(0, len(asked), self.step)]
+        return [(positions, self._call([data[i] for i in positions])) for positions in portions]
+
+    def _call(self, data: list[Any]) -> Call:
+        return Call(
+            "search",
+            {
+                "collection_name": self.name,
+                "data": data,
+                "anns_field": self.leg,
+                "filter": self.expression,
+                "limit": self.limit,
+                "output_fields": list(self.fields),
+                "search_params": self.settings.search_params(self.leg, self.limit),
+                "consistency_level": self.settings.consistency,
+            },
+        )
+
+
+def search_legs(searches: Sequence[LegSearch], queries: M3Embeddings) -> Flow[list[list[Sequence[Mapping[str, Any]]]]]:
+    """Search at the same time where the client can; for each search every query's hits."""
+    found: list[list[Sequence[Mapping[str, Any]]]] = [[[] for _ in range(len(queries))] for _ in searches]
+    asked = [(rows, *part) for rows, search in zip(found, searches, strict=True) for part in search.calls(queries)]
+    answers = yield tuple(call for _, _, call in asked)
+    for (rows, positions, _), answer in zip(asked, answers, strict=True):
+        for i, hits in zip(positions, answer, strict=True):
+            rows[i] = hits
+    return found
+
+
+def weights_of(queries: M3Embeddings, leg: Leg) -> Sequence[Weights | None]:
+    """Return each query's weights in the sparse leg, None in the dense one."""
+    return queries.sparse.to_dicts() if leg == "sparse" else [None] * len(queries)
 
 
 def groups(ids: Sequence[str], *, most: int | None = None) -> list[list[str]]:
@@ -139,6 +176,7 @@ def _query(name: str, expression: str, fields: list[str]) -> Call:
     )
 
 
-def _best(scores: Mapping[str, float], limit: int) -> dict[str, float]:
-    best: Any = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return dict(best)
+def best(scores: Mapping[str, float], limit: int) -> dict[str, float]:
+    """Return the best of some scores, ties in the order of ids."""
+    kept: Any = heapq.nsmallest(limit, scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    return dict(kept)

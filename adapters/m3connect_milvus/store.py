@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pymilvus import AsyncMilvusClient, MilvusClient
 
 from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
+from m3connect.filters import FilterFields
 from m3connect.flows import Call, Flow, StoreFlows, run
 from m3connect.foreign import ForeignLayout, choose_layout
 from m3connect_milvus.bound import WRITES, AsyncCalls, lite_writes
-from m3connect_milvus.columns import Kind
 from m3connect_milvus.flows import Server
 from m3connect_milvus.layouts import LAYOUTS
 from m3connect_milvus.opening import Wanted, open_collection
@@ -41,8 +40,8 @@ class MilvusStore(Store):
         profile: "small", "large" or "cluster": how a new collection is made, and how it is searched; None makes a small
             one, and searches others as they were made for.
         settings: every knob, instead of a profile.
-        filter_fields: metadata keys that filters ask for often, each "number" or "str", for a new collection; they get
-            typed columns with an index. Filters on all other keys work too.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers),
+            for a new collection; they get typed columns with an index. Filters on all other keys work too.
         tenant_field: the metadata key that holds the tenant, for a new collection: each document must have it, and a
             filter on it searches the tenant's partition alone.
         layout: the names of the parts of a collection that somebody else filled, or one of `LAYOUTS` by name; it is
@@ -70,7 +69,7 @@ class MilvusStore(Store):
         adopt_fingerprint: str | None = None,
         profile: Profile | None = None,
         settings: MilvusSettings | None = None,
-        filter_fields: Mapping[str, Kind] | None = None,
+        filter_fields: FilterFields | None = None,
         tenant_field: str | None = None,
         layout: ForeignLayout | str | None = None,
     ) -> None:
@@ -123,7 +122,7 @@ class AsyncMilvusStore(AsyncStore):
         adopt_fingerprint: str | None = None,
         profile: Profile | None = None,
         settings: MilvusSettings | None = None,
-        filter_fields: Mapping[str, Kind] | None = None,
+        filter_fields: FilterFields | None = None,
         tenant_field: str | None = None,
         layout: ForeignLayout | str | None = None,
         index_client: MilvusClient | None = None,

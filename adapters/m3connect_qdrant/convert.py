@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from qdrant_client import models
 
-from m3connect import filters
+from m3connect import filters, points
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
-from m3connect.errors import CollectionMismatchError
 from m3connect.fusion import Leg
+from m3connect.points import DOCUMENT_FIELDS, FILTER_NUMBERS, FILTER_TOKENS, from_payload, payload_id, point_id
 from m3connect.store import Document
 
 __all__ = [
@@ -34,87 +31,37 @@ __all__ = [
     "vectors_of",
 ]
 
-FILTER_TOKENS = "filter_tokens"
-FILTER_NUMBERS = "filter_numbers"
 FILTER_TENANT = "filter_tenant"
 
-DOCUMENT_FIELDS = ("id", "text", "metadata", "parent_id")
-"""The payload that makes a document; the rest is there for filters and for `fingerprints`."""
 
-_NAMESPACE = uuid.UUID("5b0f1a52-8c0e-5d6f-9a43-6d3363b6e3c1")
-"""Never changes: point ids are derived from it."""
-
-
-def point_id(document_id: str) -> str:
-    """Return the UUID (version 5) under which a document is stored; Qdrant knows no string ids.
-
-    Example:
-        >>> point_id("a1") == point_id("a1"), point_id("a1") == point_id("a2")
-        (True, False)
-    """
-    # What uuid.uuid5 does, but it raises on half a surrogate pair, and asking for such an id is no mistake.
-    digest = hashlib.sha1(_NAMESPACE.bytes + document_id.encode("utf-8", "surrogatepass")).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=5))
-
-
-def to_payload(document: Document, *, tenant_field: str | None = None) -> dict[str, Any]:
-    """Return the payload of a document's point; what `Document.fingerprint` hashes is what is stored.
+def to_payload(document: Document, fingerprint: str, *, tenant_field: str | None = None) -> dict[str, Any]:
+    """Return the payload of a prepared document's point.
 
     The tenant, where it is a string, a bool or a number, stands once more in a field of its own, for its index.
+
+    Args:
+        document: with plain metadata (`m3connect.prepared.prepare`).
+        fingerprint: its own.
+        tenant_field: the metadata key of its tenant.
     """
-    metadata = json.loads(json.dumps(dict(document.metadata)))
-    payload = {
-        "id": document.id,
-        "text": document.text,
-        "metadata": metadata,
-        "parent_id": document.parent_id,
-        "fingerprint": document.fingerprint,
-        FILTER_TOKENS: filters.tokens(metadata),
-        FILTER_NUMBERS: filters.numbers(metadata),
-    }
+    payload, metadata = points.to_payload(document, fingerprint), document.metadata
     if tenant_field is not None and tenant_field in metadata:
         tokens = filters.tokens({tenant_field: metadata[tenant_field]})
         payload.update((FILTER_TENANT, token) for token in tokens if token.startswith("="))
     return payload
 
 
-def from_payload(payload: Mapping[str, Any] | None) -> Document:
-    """Return the document of a point.
-
-    Raises:
-        CollectionMismatchError: m3connect did not write the point.
-    """
-    document_id = payload_id(payload)
-    stored = payload or {}
-    return Document(document_id, stored.get("text", ""), stored.get("metadata") or {}, stored.get("parent_id"))
-
-
-def payload_id(payload: Mapping[str, Any] | None) -> str:
-    """Return the document's own id.
-
-    Raises:
-        CollectionMismatchError: m3connect did not write the point.
-    """
-    if not payload or not isinstance(payload.get("id"), str):
-        raise CollectionMismatchError(
-            "a point of this collection has no document id in its payload, so something else than m3connect wrote it: "
-            "delete such points, or index into a collection of your own"
-        )
-    document_id: str = payload["id"]
-    return document_id
-
-
-def to_point(payload: Mapping[str, Any], embeddings: M3Embeddings, i: int, *, multi_vector: bool) -> models.PointStruct:
+def to_point(payload: dict[str, Any], embeddings: M3Embeddings, i: int, *, multi_vector: bool) -> models.PointStruct:
     """Return the point of the document whose payload (`to_payload`) and row i these are.
 
     A vector without entries is left out: Qdrant takes no empty multi-vector.
     """
     legs: tuple[Leg, ...] = ("dense", "sparse", "multi_vector") if multi_vector else ("dense", "sparse")
-    return models.PointStruct(id=point_id(payload["id"]), vector=to_vectors(embeddings, i, legs), payload=dict(payload))
+    return models.PointStruct(id=point_id(payload["id"]), vector=to_vectors(embeddings, i, legs), payload=payload)
 
 
 def to_vectors(embeddings: M3Embeddings, i: int, legs: Sequence[Leg]) -> dict[str, Any]:
-    """Return row i as named vectors, those without entries left out."""
+    """Return row i as named vectors, those without entries left out; Qdrant takes no empty multi-vector."""
     vectors = {leg: to_vector(embeddings, i, leg) for leg in legs}
     return {leg: vector for leg, vector in vectors.items() if vector is not None}
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from qdrant_client import models
 
-from m3connect.filters import And, Filter, HasToken, Native, Not, NumberRange, Or, number_name
+from m3connect import points
+from m3connect.filters import Filter, HasToken, Native, NumberRange, number_name
+from m3connect.points import Clause, Leaf
 from m3connect.store import Selection
 from m3connect_qdrant.convert import FILTER_NUMBERS, FILTER_TENANT, FILTER_TOKENS, point_id
 
@@ -43,22 +46,27 @@ def render(condition: Filter, tenant_field: str | None = None) -> models.Filter:
         >>> render(field("year") > 1990).must[0].key
         'filter_numbers.n_year'
     """
+    return points.render(
+        condition,
+        leaf=partial(_leaf, tenant_field),
+        join=_join,
+        nothing=lambda: has_ids([]),
+    )
+
+
+def _join(clause: Clause, parts: list[models.Filter]) -> models.Filter:
+    return models.Filter.model_validate({clause: parts})
+
+
+def _leaf(tenant_field: str | None, condition: Leaf) -> models.Filter:
     match condition:
         case HasToken(any_of):
             return _has_token(any_of, tenant_field)
         case NumberRange(key, op, bound):
             limits = models.Range.model_validate({_BOUND_NAMES[op]: float(bound)})
             return models.Filter(must=[models.FieldCondition(key=f"{FILTER_NUMBERS}.{number_name(key)}", range=limits)])
-        case And(parts):
-            return models.Filter(must=[render(part, tenant_field) for part in parts])
-        case Or(parts):
-            # Qdrant reads an empty `should` as no condition at all.
-            return models.Filter(should=[render(part, tenant_field) for part in parts]) if parts else has_ids([])
-        case Not(part):
-            return models.Filter(must_not=[render(part, tenant_field)])
         case Native(native):
             return _own(native)
-    raise ValueError(f"expected a filter built with field(...) that tokens and numbers decide, but got {condition!r}")
 
 
 def _own(native: object) -> models.Filter:
@@ -71,8 +79,6 @@ def _own(native: object) -> models.Filter:
 
 
 def _has_token(any_of: Sequence[str], tenant_field: str | None) -> models.Filter:
-    if not any_of:
-        return has_ids([])
     # A token too long to be spelled out does not tell its key; it is among the other tokens too.
     of_tenant = tenant_field is not None and all(token.startswith(f"={json.dumps(tenant_field)}:") for token in any_of)
     key = FILTER_TENANT if of_tenant else FILTER_TOKENS

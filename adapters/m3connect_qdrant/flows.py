@@ -11,7 +11,8 @@ from qdrant_client.http.exceptions import ApiException
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.flows import Call, Flow
 from m3connect.fusion import Leg
-from m3connect.store import Document, Selection, find_problems
+from m3connect.prepared import PreparedDocuments, find_problems, prepare
+from m3connect.store import Document, Selection
 from m3connect_qdrant import convert, limits, schema
 from m3connect_qdrant.filters import has_ids
 from m3connect_qdrant.searching import SearchingFlows
@@ -39,14 +40,10 @@ class QdrantFlows(SearchingFlows):
 
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]:
         """Say what Qdrant would refuse, its limits of size included."""
-        reasons = find_problems(documents, embeddings, dim=self.dim)
-        for i, document in enumerate(documents):
-            if i not in reasons:
-                reason = limits.size_problem(
-                    document, embeddings, i, multi_vector=self.multi_vector, server=self._server
-                )
-                if reason:
-                    reasons[i] = reason
+        prepared = prepare(documents)
+        reasons = find_problems(prepared, embeddings, dim=self.dim)
+        if self._server:  # local mode has no limits
+            reasons = limits.size_problems(prepared, embeddings, multi_vector=self.multi_vector) | reasons
         return reasons
 
     def read_fingerprint(self) -> Flow[str | None]:
@@ -58,17 +55,17 @@ class QdrantFlows(SearchingFlows):
         """Write the marker; what else is in the collection's metadata stays."""
         yield self._call("update_collection", {"metadata": schema.marker(fingerprint, self.tenant_field)})
 
-    def write(self, documents: Sequence[Document], embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
+    def write(self, documents: PreparedDocuments, embeddings: M3Embeddings, *, only_new: bool) -> Flow[None]:
         """Write in as many requests as their size asks for, each searchable when its call returns."""
-        payloads = [convert.to_payload(document, tenant_field=self.tenant_field) for document in documents]
         # Points that exist are updated where they pass this filter, new ones always go in (Qdrant 1.16).
         mode = {"update_filter": has_ids([])} if only_new else {}
-        for part in limits.in_batches(limits.point_sizes(payloads, embeddings, multi_vector=self.multi_vector)):
-            points = [
-                convert.to_point(payloads[i], embeddings, i, multi_vector=self.multi_vector)
-                for i in range(part.start, part.stop)
-            ]
+        for part in limits.in_batches(limits.point_sizes(documents, embeddings, multi_vector=self.multi_vector)):
+            points = [self._point(documents, embeddings, i) for i in range(part.start, part.stop)]
             yield self._call("upsert", {"points": points, "wait": True} | mode)
+
+    def _point(self, documents: PreparedDocuments, embeddings: M3Embeddings, i: int) -> models.PointStruct:
+        payload = convert.to_payload(documents[i], documents.fingerprints[i], tenant_field=self.tenant_field)
+        return convert.to_point(payload, embeddings, i, multi_vector=self.multi_vector)
 
     def write_vectors(self, ids: Sequence[str], embeddings: M3Embeddings, legs: Sequence[Leg]) -> Flow[None]:
         """Update the vectors that are there, and delete those that are not there any more."""

@@ -27,6 +27,7 @@ from m3connect.foreign import (
 from m3connect.fusion import Leg
 from m3connect.store import Document, Selection
 from m3connect_qdrant import convert, limits, schema
+from m3connect_qdrant.filters import to_filter
 from m3connect_qdrant.layouts import check_vectors
 from m3connect_qdrant.requests import EXACT
 from m3connect_qdrant.settings import RESCORED
@@ -243,7 +244,7 @@ class ForeignFlows(ReadOnlyFlows):
         return Call(method, {"collection_name": self.name, **(arguments or {})})
 
     def _filter(self, selection: Selection) -> models.Filter | None:
-        return None if selection.ids is None else self._has_ids(selection.ids)
+        return to_filter(selection) if selection.ids is None else self._has_ids(selection.ids)
 
     def _has_ids(self, ids: Sequence[str]) -> models.Filter:
         """Pass exactly the documents with these ids."""

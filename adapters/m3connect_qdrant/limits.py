@@ -9,9 +9,11 @@ from typing import Any
 from qdrant_client import models
 
 from m3connect.embeddings import M3Embeddings
+from m3connect.prepared import PreparedDocuments
 from m3connect.store import Document
+from m3connect_qdrant.convert import to_payload
 
-__all__ = ["in_batches", "point_sizes", "request_size", "size_problem", "too_many_numbers", "vectors_size"]
+__all__ = ["in_batches", "point_sizes", "request_size", "size_problems", "too_many_numbers", "vectors_size"]
 
 _FLOAT_SIZE = 23
 """Bytes of a float32 in JSON with its comma, at most (like -0.012345678918063641)."""
@@ -28,49 +30,62 @@ _LARGEST_REQUEST = 32 * 2**20
 _MULTI_VECTOR_LIMIT = 2**20
 """A server's multi-vector has fewer numbers than this (qdrant/qdrant#5925)."""
 
-_LARGEST_TOKEN_ID = 2**32 - 1
+_FACT_SIZE = 220
+"""Bytes of what filters need of one metadata key or list member, at most: a token of 96 characters, each escaped."""
 
 
-def size_problem(
-    document: Document, embeddings: M3Embeddings, i: int, *, multi_vector: bool, server: bool
-) -> str | None:
-    """Say what Qdrant would refuse in a document that is otherwise sound, or None.
+def size_problems(documents: PreparedDocuments, embeddings: M3Embeddings, *, multi_vector: bool) -> dict[int, str]:
+    """Say which documents a server with its default limits would refuse, by position.
 
     Args:
-        document: already checked by `find_problems`.
-        embeddings: row i is the document's.
-        i: which row.
+        documents: n documents; those with problems are passed over.
+        embeddings: n rows.
         multi_vector: whether token vectors are stored.
-        server: whether the limits of a server apply; local mode has none.
     """
-    token_ids, _ = embeddings.sparse.row(i)
-    if len(token_ids) and token_ids[-1] > _LARGEST_TOKEN_ID:
-        return f"its sparse row has the token id {token_ids[-1]}, but Qdrant's end at {_LARGEST_TOKEN_ID}"
-    matrix = embeddings.multi_vector[i] if multi_vector and embeddings.multi_vector is not None else None
-    dim = embeddings.dim
-    if not server:
-        return None
-    numbers = 0 if matrix is None else matrix.size
-    if matrix is not None and too_many_numbers(len(matrix), dim):
-        return (
-            f"it has {len(matrix)} token vectors, but a Qdrant server takes at most {(_MULTI_VECTOR_LIMIT - 1) // dim} "
-            f"of dimension {dim} a document: split the text, or encode it with a lower max_length"
-        )
-    size = _json_size([document.text, dict(document.metadata)]) + _FLOAT_SIZE * (dim + 2 * len(token_ids) + numbers)
-    if size > _LARGEST_REQUEST:
-        return f"it takes {size / 2**20:.0f} MB, but a Qdrant server takes 32 MB a request: split the text"
-    return None
+    dim, matrices = embeddings.dim, (embeddings.multi_vector or ()) if multi_vector else ()
+    reasons: dict[int, str] = {}
+    for i, matrix in enumerate(matrices):
+        if too_many_numbers(len(matrix), dim):
+            reasons[i] = (
+                f"it has {len(matrix)} token vectors, but a Qdrant server takes at most "
+                f"{(_MULTI_VECTOR_LIMIT - 1) // dim} of dimension {dim} a document: split the text, or encode it with "
+                "a lower max_length"
+            )
+    sizes = point_sizes(documents, embeddings, multi_vector=bool(matrices))
+    for i in (i for i, size in enumerate(sizes) if size > _LARGEST_REQUEST):
+        if i in reasons or i in documents.problems:
+            continue
+        size = sizes[i] - _payload_bound(documents, i) + _payload_size(documents[i])
+        if size > _LARGEST_REQUEST:
+            reasons[i] = f"it takes {size / 2**20:.0f} MB, but a Qdrant server takes 32 MB a request: split the text"
+    return reasons
 
 
-def point_sizes(payloads: Sequence[Mapping[str, Any]], embeddings: M3Embeddings, *, multi_vector: bool) -> list[int]:
-    """Estimate the bytes of points in a request, from above; payload i belongs to row i."""
-    matrices = embeddings.require_multi_vector() if multi_vector else ()
-    tokens = [matrix.size for matrix in matrices] or [0] * len(payloads)
+def point_sizes(documents: PreparedDocuments, embeddings: M3Embeddings, *, multi_vector: bool) -> list[int]:
+    """Estimate the bytes of points in a request, from above; document i has row i."""
+    tokens = [matrix.size for matrix in embeddings.require_multi_vector()] if multi_vector else [0] * len(documents)
     weights = embeddings.sparse.row_lengths.tolist()
     return [
-        _json_size(payload) + _FLOAT_SIZE * (embeddings.dim + 2 * nnz + numbers) + 256
-        for payload, nnz, numbers in zip(payloads, weights, tokens, strict=True)
+        _payload_bound(documents, i) + _FLOAT_SIZE * (embeddings.dim + 2 * nnz + numbers) + 256
+        for i, (nnz, numbers) in enumerate(zip(weights, tokens, strict=True))
     ]
+
+
+def _payload_bound(documents: PreparedDocuments, i: int) -> int:
+    """Estimate the bytes of a payload without writing it down, from above; 0 for a document with a problem."""
+    if i in documents.problems:
+        return 0
+    document = documents[i]
+    facts = sum(2 + len(value) if isinstance(value, list) else 2 for value in document.metadata.values())
+    # Metadata with long floats is there as text too, where a quotation mark takes two bytes.
+    floats = any(isinstance(value, float | list | dict) for value in document.metadata.values())
+    twice = 2 * (documents.sizes[i] - len(document.text)) if floats else 0
+    return documents.sizes[i] + twice + 6 * len(document.id) + _FACT_SIZE * facts + 256
+
+
+def _payload_size(document: Document) -> int:
+    """Return the bytes of a payload."""
+    return len(json.dumps(to_payload(document, ""), ensure_ascii=False).encode())
 
 
 def vectors_size(vectors: Mapping[str, Any]) -> int:
@@ -117,7 +132,3 @@ def in_batches(sizes: Sequence[int], *, most: int = 256) -> Iterator[slice]:
         total += size
     if start < len(sizes):
         yield slice(start, len(sizes))
-
-
-def _json_size(value: object) -> int:
-    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from m3connect_qdrant.flows import QdrantFlows
 from m3connect_qdrant.foreign import ForeignFlows, open_foreign
 from m3connect_qdrant.settings import RESCORED, QdrantSettings, changed
 
-__all__ = ["Opening", "open_collection"]
+__all__ = ["Opening", "open_collection", "say_once"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,16 @@ class Opening:
     multi_vector: bool | None = False
     adopt_fingerprint: str | None = None
     settings: QdrantSettings = field(default_factory=QdrantSettings)
-    filter_fields: tuple[str, ...] = ()
+    number_fields: tuple[str, ...] = ()
+    """Metadata keys that get an index to order by."""
+
     tenant_field: str | None = None
     layout: ForeignLayout | None = None
 
     def __post_init__(self) -> None:
         if self.layout is None:
             return
-        if self.filter_fields or self.tenant_field is not None:
+        if self.number_fields or self.tenant_field is not None:
             raise ValueError(
                 "filter_fields= and tenant_field= are for collections that m3connect fills: leave them out where "
                 "layout= is given"
@@ -66,12 +69,12 @@ class Opening:
         indexes = {FILTER_TOKENS: models.PayloadSchemaType.KEYWORD}
         if self.tenant_field is not None:
             indexes[FILTER_TENANT] = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-        numbers = [f"{FILTER_NUMBERS}.{number_name(key)}" for key in self.filter_fields]
+        numbers = [f"{FILTER_NUMBERS}.{number_name(key)}" for key in self.number_fields]
         return indexes | dict.fromkeys(numbers, models.PayloadSchemaType.FLOAT)
 
     def ignored_locally(self) -> list[str]:
         """Name what only a server does."""
-        fields = [f"an index on {key!r}" for key in self.filter_fields]
+        fields = [f"an index on {key!r}" for key in self.number_fields]
         return changed(self.settings) + fields + (["tenant_field"] if self.tenant_field is not None else [])
 
 
@@ -96,7 +99,7 @@ def open_collection(wanted: Opening, *, server: bool) -> Flow[QdrantFlows | Fore
             )
         )
     if not server and wanted.ignored_locally():
-        logger.warning("Qdrant's local mode ignores %s: a server does not", ", ".join(wanted.ignored_locally()))
+        say_once(f"Qdrant's local mode ignores {', '.join(wanted.ignored_locally())}: a server does not")
     if not (yield wanted.call("collection_exists")):
         yield from _create(wanted, server=server)
     info = yield wanted.call("get_collection")
@@ -115,6 +118,12 @@ def open_collection(wanted: Opening, *, server: bool) -> Flow[QdrantFlows | Fore
     )
     flows.fingerprint = marker.fingerprint
     return flows
+
+
+@functools.lru_cache(maxsize=64)
+def say_once(message: str) -> None:
+    """Log a warning that this process has not heard yet."""
+    logger.warning(message)
 
 
 def _create(wanted: Opening, *, server: bool) -> Flow[None]:

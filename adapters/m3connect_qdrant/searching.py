@@ -90,10 +90,12 @@ class SearchingFlows(StoreFlows):
         has_tokens = self.multi_vector and queries.multi_vector is not None
         if isinstance(plan.fusion, Weighted) and plan.fusion.multi_vector and not has_tokens:
             return False  # the general way says what is missing
+        return (not has_tokens or self.scores_tokens(queries)) and is_computed_exactly(plan)
+
+    def scores_tokens(self, queries: M3Embeddings) -> bool:
+        """A server refuses queries of too many tokens."""
         longest = max(map(len, queries.multi_vector or ()), default=0)
-        if self._server and has_tokens and limits.too_many_numbers(longest, self.dim):
-            return False
-        return is_computed_exactly(plan)
+        return not (self._server and limits.too_many_numbers(longest, self.dim))
 
     def _with_scores(self, found: list[list[Hit]], queries: M3Embeddings) -> Flow[list[list[Hit]]]:
         """Ask for the exact scores of all hits in all legs, in one request."""

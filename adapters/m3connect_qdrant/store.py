@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from m3connect.awaiting import BoundClient
 from m3connect.base import AsyncStore, Store
+from m3connect.filters import FilterFields, number_keys
 from m3connect.flows import Call, Flow, StoreFlows, run
 from m3connect.foreign import ForeignLayout, choose_layout
 from m3connect_qdrant.layouts import LAYOUTS
@@ -39,8 +39,8 @@ class QdrantStore(Store):
             encoder; with `layout=`, say so of a collection that somebody else filled, which is not written.
         profile: how a new collection is kept: `small`, `large` or `cluster` (settings.py, `PROFILES`).
         settings: the same in every detail, instead of a profile.
-        filter_fields: metadata keys that filters put in order (`<`, `between`); each gets an index. Equality,
-            membership and emptiness have theirs without being declared.
+        filter_fields: metadata keys that filters ask for often, each "number" or "str" (a list of keys means numbers);
+            numbers get an index to order by (`<`, `between`). Equality, membership and emptiness have theirs anyway.
         tenant_field: the metadata key that names a document's tenant. Its documents lie together and have links of
             their own in the graph, so a search filtered by one tenant costs what its share of the collection costs.
         layout: the names of the parts of a collection that somebody else filled, or one of `LAYOUTS` by name; it is
@@ -72,7 +72,7 @@ class QdrantStore(Store):
         adopt_fingerprint: str | None = None,
         profile: str = "small",
         settings: QdrantSettings | None = None,
-        filter_fields: Sequence[str] = (),
+        filter_fields: FilterFields = (),
         tenant_field: str | None = None,
         layout: ForeignLayout | str | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class QdrantStore(Store):
             multi_vector=multi_vector,
             adopt_fingerprint=adopt_fingerprint,
             settings=choose_settings(profile, settings),
-            filter_fields=_names(filter_fields),
+            number_fields=number_keys(filter_fields),
             tenant_field=tenant_field,
             layout=choose_layout(layout, LAYOUTS),
         )
@@ -120,7 +120,7 @@ class AsyncQdrantStore(AsyncStore):
         adopt_fingerprint: str | None = None,
         profile: str = "small",
         settings: QdrantSettings | None = None,
-        filter_fields: Sequence[str] = (),
+        filter_fields: FilterFields = (),
         tenant_field: str | None = None,
         layout: ForeignLayout | str | None = None,
     ) -> AsyncQdrantStore:
@@ -138,7 +138,7 @@ class AsyncQdrantStore(AsyncStore):
             multi_vector=multi_vector,
             adopt_fingerprint=adopt_fingerprint,
             settings=choose_settings(profile, settings),
-            filter_fields=_names(filter_fields),
+            number_fields=number_keys(filter_fields),
             tenant_field=tenant_field,
             layout=choose_layout(layout, LAYOUTS),
         )
@@ -164,9 +164,3 @@ def _check_async(client: object) -> None:
             "an AsyncQdrantClient in local mode blocks the event loop: use "
             "m3connect.ThreadedStore(QdrantStore(QdrantClient(...), ...)) instead"
         )
-
-
-def _names(filter_fields: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(filter_fields, str):
-        raise ValueError(f"filter_fields takes a list of metadata keys, but got the string {filter_fields!r}")
-    return tuple(filter_fields)

@@ -8,8 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from m3connect.filters import And, Filter, field
-from m3connect.opening import FieldKind
+from m3connect.filters import And, FieldKind, Filter, field
 
 __all__ = ["FORMS", "parse_fields", "parse_filter", "parse_filters"]
 

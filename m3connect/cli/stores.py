@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from m3connect.base import Store
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
-from m3connect.opening import FieldKind, check_spec, open_store
+from m3connect.filters import FieldKind
+from m3connect.opening import check_spec, open_store
 from m3connect.store import Encoder
 
 if TYPE_CHECKING:

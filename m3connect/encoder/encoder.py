@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
 from m3connect.encoder.checkpoint import ModelConfig, find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.lexical import lexical_rows
 from m3connect.encoder.linear import use_fast_linears
 from m3connect.encoder.mcls import insert_cls, is_cls, mean_cls, text_limit
 from m3connect.encoder.model import M3Model, Pack, load_model
@@ -195,7 +196,7 @@ class M3Encoder:
             vectors = self._model.token_vectors(hidden).numpy() if multi_vector else None
         return M3Embeddings(
             dense=dense,
-            sparse=_sparse_rows(pack, weights, self._tokenizer.unweighted),
+            sparse=lexical_rows(pack.token_ids.numpy(), weights, pack.lengths, self._tokenizer.unweighted),
             multi_vector=None if vectors is None else _split(vectors, pack, self._leading(pack)),
         )
 
@@ -240,24 +241,6 @@ def _report_truncation(truncated: IntArray, limit: int) -> None:
     cut = int((truncated > 0).sum())
     if cut:
         logger.warning("%d texts are longer than %d tokens: %d tokens were cut away", cut, limit, int(truncated.sum()))
-
-
-def _sparse_rows(pack: Pack, weights: FloatArray, unweighted: IntArray) -> SparseRows:
-    """Keep the largest weight of each token id in each text, special tokens left out."""
-    token_ids = pack.token_ids.numpy()
-    rows = np.repeat(np.arange(len(pack.lengths)), pack.lengths)
-    kept = (weights > 0) & ~np.isin(token_ids, unweighted)
-    token_ids, rows, weights = token_ids[kept], rows[kept], weights[kept]
-    keys = rows * (int(token_ids.max(initial=0)) + 1) + token_ids
-    order = np.argsort(keys)
-    keys = keys[order]
-    firsts = np.flatnonzero(np.diff(keys, prepend=-1))
-    first_places = order[firsts]
-    return SparseRows(
-        indptr=np.searchsorted(rows[first_places], np.arange(len(pack.lengths) + 1)),
-        indices=token_ids[first_places],
-        values=np.maximum.reduceat(weights[order], firsts) if len(firsts) else weights,
-    )
 
 
 def _split(vectors: FloatArray, pack: Pack, leading: npt.NDArray[np.bool_]) -> tuple[FloatArray, ...]:

@@ -6,11 +6,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from store_checks import assert_same_search
 
 from m3connect import RRF, Dense, Document, M3Embeddings, MemoryStore, Sparse, Weighted
 from m3connect.base import Store
-from m3connect.filters import field
+from m3connect.errors import FilterTooBroadError
+from m3connect.filters import And, Filter, Native, field
 from m3connect.testing import FakeEncoder
 
 ENCODER = FakeEncoder()
@@ -92,3 +94,35 @@ def assert_searches_like(store: Store, memory: MemoryStore, *, legs: Sequence[st
     assert set(hit.scores or {}) == set(legs)
     assert hit.document == first.document
     assert_same_search(store, memory, queries(), fusion=Dense(), min_scores={"dense": 0.2})
+
+
+def assert_native_filters_are_judged_by_the_database(
+    store: Store, memory: MemoryStore, german: Native, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`german` asks for lang == "de" in the database's own words, and is read here for nothing."""
+    meant, late, page = field("lang") == "de", field("year") > 2000, field("title").text_contains("PAGE", case=False)
+    for written, meaning in (
+        (german & late, meant & late),
+        (page & (german & late), meant & page & late),
+        (german & ~late, meant & ~late),
+    ):
+        assert_filters_like(store, memory, written, meaning)
+    for mixed in (german | late, ~(german & late)):
+        with pytest.raises(ValueError, match=r"it stands in & alone, not in \| or ~"):
+            store.count(mixed)
+    monkeypatch.setattr("m3connect.flows.MOST_READ", 7)  # there are 8 of them
+    for written in (german, german | german, And((german,))):
+        assert_filters_like(store, memory, written, meant)
+    with pytest.raises(
+        FilterTooBroadError, match=r"leaves 8 documents to read, more than 7: .*m3connect\.filters\.Native"
+    ):
+        store.count(german & late)
+
+
+def assert_filters_like(store: Store, memory: MemoryStore, written: Filter, meaning: Filter) -> None:
+    """A filter finds what another one, for the exact store, finds there."""
+    expected = memory.search(queries(), filter=meaning, fusion=Dense(), top_k=5)
+    found = store.search(queries(), filter=written, fusion=Dense(), top_k=5)
+    assert [[hit.document for hit in hits] for hits in found] == [[hit.document for hit in hits] for hits in expected]
+    assert store.count(written) == memory.count(meaning) > 0
+    assert sorted(one.id for one in store.scroll(written)) == sorted(one.id for one in memory.scroll(meaning))

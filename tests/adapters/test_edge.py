@@ -21,6 +21,7 @@ from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, M
 pytest.importorskip("qdrant_edge")
 
 from m3connect_edge import EdgeStore
+from m3connect_edge.convert import point_id
 from qdrant_edge import EdgeShard, Point, UpdateOperation
 
 MARKER = "m3connect.json"
@@ -244,3 +245,11 @@ store.close()
     done = run_elsewhere(path, code)
     assert "from which this one was forked" in done.stdout
     assert done.stdout.endswith("then 0"), done.stderr
+
+
+def test_a_point_that_lost_its_fingerprint_is_encoded_again_and_stops_nothing(path: Path) -> None:
+    with EdgeStore(path, dim=16) as store:
+        store.upsert(random_documents(2), random_embeddings(2, seed=1))
+        lost = UpdateOperation.delete_payload([point_id("doc-000")], ["fingerprint"])
+        store._folder.ask("update", operation=lost)
+        assert list(store.fingerprints(["doc-000", "doc-001"])) == ["doc-001"]

@@ -99,7 +99,7 @@ def test_points_look_as_in_a_server_collection() -> None:
     qdrant = pytest.importorskip("m3connect_qdrant.convert")
     document = Document("a", "text", {"year": 1990, "tags": ["x"], "score": 0.5}, parent_id="p")
     assert convert.point_id("größe") == qdrant.point_id("größe")
-    assert convert.to_payload(document) == qdrant.to_payload(document)
+    assert convert.to_payload(document, "hash") == qdrant.to_payload(document, "hash")
 
 
 # -- searching --------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_declared_fields_are_indexed_once_and_later_too(path: Path) -> None:
     with EdgeStore(path, filter_fields=["year"]) as store:
         assert store.info().details["indexed_fields"] == details["indexed_fields"]
         assert store.count(field("year") >= 1940) == 10
-    with pytest.raises(ValueError, match="list of keys"):
+    with pytest.raises(ValueError, match="list of metadata keys"):
         EdgeStore(path, filter_fields="year")
     with pytest.raises(ValueError, match="double quotes"):
         EdgeStore(path, filter_fields=['ye"ar'])

@@ -17,6 +17,7 @@ from foreign_helpers import (
     IDS,
     METADATA,
     TEXTS,
+    assert_native_filters_are_judged_by_the_database,
     assert_reads_like,
     assert_searches_like,
     encoded,
@@ -28,7 +29,7 @@ from store_checks import assert_same_search, ids
 from m3connect import RRF, Dense, Document, HybridRetriever, MemoryStore, Sparse, Weighted, ingest
 from m3connect.awaiting import ThreadedStore
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
-from m3connect.filters import field
+from m3connect.filters import Native, field
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
 pytest.importorskip("milvus_lite", reason="pip install 'm3connect[milvus]'")
@@ -439,5 +440,20 @@ def test_a_filter_on_too_many_documents_is_refused_before_one_is_read(
     store = open_hand_made(client, name)
     monkeypatch.setattr("m3connect.flows.MOST_READ", 23)
     monkeypatch.setattr(client, "search", None)
-    with pytest.raises(FilterTooBroadError, match=r"24 documents to read, more than 23: filters on collections that"):
+    with pytest.raises(FilterTooBroadError, match=r"24 documents to read, more than 23: filters of field"):
         store.search(queries(), filter=field("lang") == "de")
+
+
+@pytest.mark.parametrize("key", [DataType.VARCHAR, DataType.INT64], ids=["strings", "numbers"])
+def test_a_filter_in_milvus_own_words_is_judged_by_milvus(
+    client: Any, name: str, key: DataType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_by_hand(client, name, key=key)
+    store = open_hand_made(client, name)
+    german = Native('lang == "de"')
+    with pytest.raises(ValueError, match="write the negation in it"):
+        store.count(~german)
+    with pytest.raises(ValueError, match="Milvus' own condition is an expression"):
+        store.count(Native({"lang": "de"}))
+    monkeypatch.setattr("m3connect_milvus.foreign._PAGE", 3)
+    assert_native_filters_are_judged_by_the_database(store, memory_of(key), german, monkeypatch)

@@ -17,6 +17,7 @@ from foreign_helpers import (
     IDS,
     METADATA,
     TEXTS,
+    assert_native_filters_are_judged_by_the_database,
     assert_reads_like,
     assert_searches_like,
     encoded,
@@ -30,7 +31,7 @@ from store_checks import assert_same_search, ids
 from m3connect import RRF, Dense, Document, HybridRetriever, MemoryStore, Sparse, Weighted, ingest
 from m3connect.awaiting import ThreadedStore
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
-from m3connect.filters import field
+from m3connect.filters import Native, field
 
 pytest.importorskip("qdrant_client", reason="pip install 'm3connect[qdrant]'")
 
@@ -512,7 +513,7 @@ def test_a_filter_on_too_many_documents_is_refused_before_one_is_read(
     store = open_hand_made(client)
     monkeypatch.setattr("m3connect.flows.MOST_READ", 23)
     monkeypatch.setattr(client, "scroll", None)
-    with pytest.raises(FilterTooBroadError, match=r"24 documents to read, more than 23: filters on collections that"):
+    with pytest.raises(FilterTooBroadError, match=r"24 documents to read, more than 23: filters of field"):
         store.search(queries(), filter=field("lang") == "de")
 
 
@@ -541,3 +542,16 @@ def test_large_rows_travel_in_several_requests(client: QdrantClient, monkeypatch
     assert [ids(hits) for hits in found] == [ids(hits) for hits in expected]
     assert np.allclose([hit.score for hits in found for hit in hits], [hit.score for hits in expected for hit in hits])
     assert len(list(store.scroll(field("lang") == "de"))) == 8
+
+
+def test_a_filter_in_qdrant_s_own_words_is_judged_by_qdrant(
+    client: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_by_hand(client)
+    store = open_hand_made(client)
+    german = models.FieldCondition(key="lang", match=models.MatchValue(value="de"))
+    condition = Native(models.Filter(must=[german]))
+    assert store.count(~condition) == 16
+    with pytest.raises(ValueError, match=r"Qdrant's own condition is a qdrant_client.models.Filter, but got str"):
+        store.count(Native('lang == "de"'))
+    assert_native_filters_are_judged_by_the_database(store, renamed(str), condition, monkeypatch)

@@ -237,7 +237,7 @@ def test_the_first_fingerprint_stays_and_others_are_refused(client: Any, store: 
 def test_a_document_survives_its_row(parent: str | None) -> None:
     metadata = {"b": [1, 2.5, None, True, {"ü": "\u2028\n"}], "a": -(2**63), "f": 1e300, "q\\": '"'}
     document = Document('i"d', "text\x00\x07", metadata, parent)
-    row = convert.to_row(document, {"dense": [1.0], "sparse": convert.EMPTY_SPARSE})
+    row = convert.to_row(document, document.fingerprint, {"dense": [1.0], "sparse": convert.EMPTY_SPARSE})
     read = dict(row, metadata=json.loads(row["metadata"]))
     assert convert.to_document(read) == document
     assert row["fingerprint"] == document.fingerprint
@@ -263,8 +263,8 @@ def test_embeddings_survive_their_rows() -> None:
 
 def test_requests_are_cut_by_rows_and_by_bytes() -> None:
     vectors = convert.vector_rows(random_embeddings(1, seed=1))[0]
-    small = convert.to_row(Document("a", ""), vectors)
-    large = convert.to_row(Document("a", "x" * 60_000), vectors)
+    small = convert.to_row(Document("a", ""), "hash", vectors)
+    large = convert.to_row(Document("a", "x" * 60_000), "hash", vectors)
     assert [len(batch) for batch in convert.batches([small] * 1030)] == [512, 512, 6]
     assert [len(batch) for batch in convert.batches([large] * 100)] == [69, 31]
     assert [len(batch) for batch in convert.batches([{"id": "a", **vectors}] * 600)] == [512, 88]
@@ -524,7 +524,7 @@ def test_lite_reads_every_written_filter(
     from milvus_lite.search.filter import parse_expr
 
     parse_expr(filters.to_expression(condition))
-    assert all(len(token) <= 96 for token in convert.to_row(Document("a", "", metadata), {})["filter_tokens"])
+    assert all(len(token) <= 96 for token in convert.to_row(Document("a", "", metadata), "", {})["filter_tokens"])
 
 
 def test_a_substring_filter_over_too_many_documents_reads_none(

@@ -248,9 +248,13 @@ def test_drop_leaves_nothing(client: Any, store: MilvusStore, name: str) -> None
     assert (again.count(), again.fingerprint, again.dim) == (0, None, 8)
 
 
-def test_a_client_of_the_other_kind_is_refused(client: Any) -> None:
+def test_a_client_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    path = str(tmp_path / "other.db")
     with pytest.raises(ValueError, match=r"AsyncMilvusStore\.open"):
-        MilvusStore(pymilvus.AsyncMilvusClient("nowhere.db"), "docs", dim=DIM)
+        MilvusStore(pymilvus.AsyncMilvusClient(path), "docs", dim=DIM)
+    server_manager_instance.release_server(path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from store_checks import assert_same_search, fill, random_documents, random_embeddings
 from test_milvus import CONDITIONS, DIM
 
@@ -241,7 +241,8 @@ def test_an_old_server_gets_whole_rows_for_new_vectors() -> None:
         server = FakeServer(version)
         store = MilvusStore(server, "docs", dim=DIM, filter_fields={"year": "number"})  # type: ignore[arg-type]
         document, batch = random_documents(1)[0], random_embeddings(1, seed=1)
-        row = convert.to_row(document, convert.vector_rows(batch)[0], Columns({"year": "number"}))
+        vectors = convert.vector_rows(batch)[0]
+        row = convert.to_row(document, document.fingerprint, vectors, columns=Columns({"year": "number"}))
         read = {**row, "metadata": json.loads(row["metadata"]), "filter_numbers": json.loads(row["filter_numbers"])}
         server._query = lambda read=read, **_: [read]  # type: ignore[method-assign,misc]
         store.update_embeddings([document.id], random_embeddings(1, seed=2), legs=["sparse"])
@@ -284,6 +285,7 @@ def declared(client: Any) -> Iterator[tuple[MilvusStore, list[Document]]]:
 
 @settings(max_examples=120, deadline=None)
 @given(condition=CONDITIONS)
+@example(condition=field("a") != 0)
 def test_filters_on_declared_fields_mean_what_they_mean_in_memory(
     declared: tuple[MilvusStore, list[Document]], condition: Filter
 ) -> None:

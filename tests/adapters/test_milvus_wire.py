@@ -17,6 +17,8 @@ from store_checks import assert_same_search, fill, random_documents, random_embe
 from m3connect import RRF, Document, M3Embeddings, MemoryStore, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import field
+from m3connect.fusion import Dense, Fusion, Sparse
+from m3connect.prepared import prepare
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
 pytest.importorskip("milvus_lite", reason="pip install 'm3connect[milvus]'")
@@ -30,6 +32,10 @@ numbers = itertools.count()
 DIM = 16
 MOST_BYTES = 64 * 2**20
 """What a server takes in one request."""
+
+
+def limit_problem(document: Document) -> str | None:
+    return convert.limit_problem(document, bound=prepare([document]).sizes[0])
 
 
 class Recorder:
@@ -166,6 +172,33 @@ def test_a_search_is_one_request_where_milvus_means_the_same(client: Recorder, s
     assert bool(client.made("search")) == (case in FUSED_HERE)
 
 
+@pytest.mark.parametrize("fusion", [Dense(), Sparse()], ids=str)
+@pytest.mark.parametrize(
+    ("options", "reads"),
+    [
+        ({}, 0),
+        ({"filter": field("lang") != "de"}, 0),
+        ({"top_k": 150}, 0),
+        ({"with_scores": True}, 2),
+        ({"offset": 0}, 1),
+        ({"group_by_parent": True}, 1),
+        ({"min_scores": {}}, 0),
+        ({"top_k": 513}, 1),
+    ],
+    ids=str,
+)
+def test_one_leg_brings_its_documents_along_where_its_answer_is_the_list(
+    client: Recorder, store: MilvusStore, fusion: Fusion, options: dict[str, Any], reads: int
+) -> None:
+    oracle = MemoryStore(dim=DIM)
+    fill([store, oracle], random_documents(150), random_embeddings(150, seed=1))
+    queries = random_embeddings(7, seed=2)
+    queries = replace(queries, sparse=SparseRows.from_dicts([{}, *queries.sparse.to_dicts()[1:]]))
+    assert_same_search(store, oracle, queries, fusion=fusion, **options)
+    assert client.made("search")
+    assert len(client.made("query")) == reads
+
+
 def test_a_batch_of_queries_is_one_request(client: Recorder, store: MilvusStore) -> None:
     store.upsert(random_documents(20), random_embeddings(20, seed=1))
     for options, expected in (
@@ -225,13 +258,13 @@ def test_requests_are_as_small_as_estimated(dim: int) -> None:
     many = {f"key {i}": ["v" * 60, i] for i in range(700)}
     documents = [Document(f"{i}" + "é" * 2040, "語" * 21_000, many, "p" * 4000) for i in range(150)]
     documents += [Document(f"s{i}", "short", {"lang": "de", "year": i}) for i in range(1500)]
-    assert [convert.limit_problem(document) for document in documents[:151]] == [None] * 151
+    assert [limit_problem(document) for document in documents[:151]] == [None] * 151
     weights = {int(token): 0.5 for token in rng.choice(250_000, 400, replace=False)}
     batch = M3Embeddings(
         unit(rng.standard_normal((len(documents), dim))), SparseRows.from_dicts([weights] * len(documents))
     )
     rows = [
-        convert.to_row(document, vectors)
+        convert.to_row(document, document.fingerprint, vectors)
         for document, vectors in zip(documents, convert.vector_rows(batch), strict=True)
     ]
     fields = schema.to_schema(schema.Layout(dim, Columns(), False)).to_dict()["fields"]
@@ -257,8 +290,8 @@ def test_expressions_stay_below_what_a_server_takes() -> None:
 def test_metadata_of_just_the_largest_size_goes_in(store: MilvusStore) -> None:
     room = schema.MOST_JSON_BYTES - len('{"k":""}')
     fits, over = Document("a", "", {"k": "é" * (room // 2)}), Document("b", "", {"k": "é" * (room // 2) + "x"})
-    assert convert.limit_problem(fits) is None
-    assert "65537 bytes" in (convert.limit_problem(over) or "")
+    assert limit_problem(fits) is None
+    assert "65537 bytes" in (limit_problem(over) or "")
     store.upsert([fits], random_embeddings(1, seed=1))
     assert store.get(["a"]) == [fits]
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from m3connect import RRF, Document, M3Embeddings, MemoryStore, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError, FilterTooBroadError
 from m3connect.filters import And, Filter, HasToken, Not, Or, field
+from m3connect.prepared import prepare
 from m3connect.store import Selection
 from m3connect.testing import FakeEncoder
 
@@ -207,9 +209,10 @@ def test_point_ids_are_the_uuids_that_every_version_must_give() -> None:
 
 def test_a_document_comes_back_from_its_payload() -> None:
     document = Document("a", "text\n", {"n": 1, "f": 1.0, "t": ("x", [True, None]), "d": {"k": -0.5}}, parent_id="p")
-    stored = convert.from_payload(convert.to_payload(document))
+    (prepared,) = prepare([document])
+    stored = convert.from_payload(convert.to_payload(prepared, document.fingerprint))
     assert stored == Document("a", "text\n", {"n": 1, "f": 1.0, "t": ["x", [True, None]], "d": {"k": -0.5}}, "p")
-    assert stored.fingerprint == document.fingerprint == convert.to_payload(document)["fingerprint"]
+    assert stored.fingerprint == document.fingerprint == convert.to_payload(prepared, stored.fingerprint)["fingerprint"]
     assert type(stored.metadata["f"]) is float
 
 
@@ -229,10 +232,33 @@ def test_embeddings_come_back_from_their_points_bit_by_bit() -> None:
 
 
 def test_metadata_is_stored_as_json_whatever_types_hold_it() -> None:
-    payload = convert.to_payload(Document("a", "", {"score": np.float64(0.5), "pair": (1, 2)}))
+    (document,) = prepare([Document("a", "", {"score": np.float64(0.5), "pair": (1, 2)})])
+    payload = convert.to_payload(document, "")
     assert payload["metadata"] == {"score": 0.5, "pair": [1, 2]}
     assert type(payload["metadata"]["score"]) is float
     assert payload["filter_numbers"] == {"n_score": 0.5}
+
+
+def test_floats_that_a_servers_json_reader_would_change_are_kept_as_text_too() -> None:
+    document = Document("a", "text", {"list": [0.9452706955539223], "deep": {"x": 1e300 / 3}, "short": 0.5})
+    payload = convert.to_payload(document, "hash")
+    assert convert.from_payload(payload | {"metadata": {"list": [0.94527069555392239], "short": 0.5}}) == document
+    assert "metadata_exact" not in convert.to_payload(replace(document, metadata={"short": 0.5, "n": 7}), "hash")
+    assert "metadata_exact" in convert.DOCUMENT_FIELDS
+
+
+def test_local_mode_gives_every_float_back(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).uniform(-1, 1, 2000).tolist()
+    document, batch = Document("a", "", {"x": numbers, "y": 1e-300 / 3}), encode([Document("a", "")])
+    folder = QdrantClient(path=str(tmp_path))
+    QdrantStore(folder, "docs", dim=DIM).upsert([document], batch)
+    folder.close()
+    again = QdrantClient(path=str(tmp_path))
+    stored = QdrantStore(again, "docs").get(["a"])
+    (record,), _ = again.scroll("docs")
+    again.close()
+    assert stored == [document]
+    assert (record.payload or {})["metadata"] == document.metadata, "without the text too"
 
 
 def test_sparse_entries_in_any_order_come_back_sorted() -> None:
@@ -247,10 +273,11 @@ def test_no_points_are_an_empty_batch() -> None:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def size_problem(tokens: int, *, dim: int = 1024, server: bool = True, text: str = "") -> str | None:
+def size_problem(tokens: int, *, dim: int = 1024, **content: Any) -> str | None:
     matrix = np.zeros((tokens, dim), np.float32)
     batch = M3Embeddings(np.zeros((1, dim)), SparseRows.empty(1), (matrix,))
-    return limits.size_problem(Document("a", text), batch, 0, multi_vector=True, server=server)
+    prepared = prepare([Document("a", **{"text": ""} | content)])
+    return limits.size_problems(prepared, batch, multi_vector=True).get(0)
 
 
 def test_a_server_takes_1023_token_vectors_of_1024_dimensions() -> None:
@@ -259,13 +286,23 @@ def test_a_server_takes_1023_token_vectors_of_1024_dimensions() -> None:
     assert "1024 token vectors" in reason
     assert "at most 1023" in reason
     assert "split the text" in reason
-    assert size_problem(1024, server=False) is None
 
 
-def test_a_document_larger_than_a_request_is_a_problem_of_servers_alone() -> None:
+def test_a_document_larger_than_a_request_is_a_problem_of_servers_alone(client: QdrantClient) -> None:
     text = "x" * (33 * 2**20)
     assert "33 MB" in (size_problem(0, dim=4, text=text) or "")
-    assert size_problem(0, dim=4, text=text, server=False) is None
+    store = QdrantStore(client, "docs", dim=4)
+    assert store.problems([Document("a", text)], M3Embeddings(np.zeros((1, 4)), SparseRows.empty(1))) == {}
+
+
+def test_what_filters_need_counts_as_part_of_a_document() -> None:
+    tags = ["t" * 60 + str(i) for i in range(250_000)]
+    assert size_problem(0, dim=4, metadata={"tags": tags[:100_000]}) is None
+    assert "MB" in (size_problem(0, dim=4, metadata={"tags": tags}) or "")  # 17 MB of metadata, 19 MB of tokens
+
+
+def test_a_document_is_measured_in_utf8_where_it_is_near_the_limit() -> None:
+    assert size_problem(0, dim=4, text="語" * (8 * 2**20)) is None  # 24 MB; 48 MB with every character escaped
 
 
 def test_a_token_id_beyond_32_bits_is_refused(client: QdrantClient) -> None:
@@ -276,10 +313,11 @@ def test_a_token_id_beyond_32_bits_is_refused(client: QdrantClient) -> None:
 
 def test_size_estimates_are_at_least_the_size_sent() -> None:
     batch = encode(DOCUMENTS, multi_vector=True)
-    payloads = [convert.to_payload(document) for document in DOCUMENTS]
-    sizes = limits.point_sizes(payloads, batch, multi_vector=True)
+    odd = {'q"': ['"' * 99, *"abc"], "\x01": "\x02" * 40, "n" * 50: 0.1, "empty": [], "語": {"deep": ["語"]}}
+    documents = prepare([replace(document, metadata=odd | dict(document.metadata)) for document in DOCUMENTS])
+    sizes = limits.point_sizes(documents, batch, multi_vector=True)
     for i, size in enumerate(sizes):
-        point = convert.to_point(payloads[i], batch, i, multi_vector=True)
+        point = convert.to_point(convert.to_payload(documents[i], "f" * 32), batch, i, multi_vector=True)
         assert len(point.model_dump_json().encode()) <= size
 
 

@@ -16,7 +16,7 @@ from m3connect.filters import field
 
 pytest.importorskip("qdrant_client")
 
-from m3connect_qdrant import PROFILES, QdrantSettings, QdrantStore, VectorSettings, convert
+from m3connect_qdrant import PROFILES, QdrantSettings, QdrantStore, VectorSettings, convert, opening
 from m3connect_qdrant.filters import render
 from qdrant_client import QdrantClient, models
 from qdrant_stand_in import StandIn
@@ -114,6 +114,7 @@ def test_search_settings_are_those_of_whoever_searches(server: StandIn) -> None:
 
 def test_local_mode_says_once_what_it_ignores(caplog: pytest.LogCaptureFixture) -> None:
     client = QdrantClient(":memory:")
+    opening.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         store = QdrantStore(client, "docs", dim=16, profile="large", filter_fields=["year"], tenant_field="owner")
     (message,) = [record.getMessage() for record in caplog.records]
@@ -123,6 +124,7 @@ def test_local_mode_says_once_what_it_ignores(caplog: pytest.LogCaptureFixture) 
     caplog.clear()
     store.upsert(random_documents(5), random_embeddings(5, seed=1))
     QdrantStore(client, "docs")
+    QdrantStore(client, "others", dim=16, profile="large", filter_fields=["year"], tenant_field="owner")
     assert caplog.records == []
 
 
@@ -247,5 +249,5 @@ def test_an_update_of_many_token_vectors_goes_in_several_requests(server: StandI
 
 
 def test_a_payload_without_tenant_has_no_field_for_it() -> None:
-    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"other": 1}), tenant_field="owner")
-    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"owner": "acme"}))
+    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"other": 1}), "hash", tenant_field="owner")
+    assert "filter_tenant" not in convert.to_payload(Document("a", "x", {"owner": "acme"}), "hash")

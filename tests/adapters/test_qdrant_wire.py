@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -104,7 +105,9 @@ def test_a_search_is_one_request_that_brings_the_documents(server: StandIn, fusi
     assert [route for route, _, _ in server.requests] == ["POST points/query/batch"]
     (asked,) = server.sent("POST points/query/batch")
     assert [one["limit"] for one in asked["searches"]] == [5, 5, 5]
-    assert all(one["with_payload"] == ["id", "text", "metadata", "parent_id"] for one in asked["searches"])
+    assert all(
+        one["with_payload"] == ["id", "text", "metadata", "parent_id", "metadata_exact"] for one in asked["searches"]
+    )
 
 
 def test_reciprocal_ranks_are_asked_for_with_a_filter_in_each_leg(server: StandIn) -> None:
@@ -142,6 +145,17 @@ def test_scores_of_named_documents_are_asked_for_exactly_and_in_one_request(serv
     for one in scored["searches"]:
         assert one["params"] == {"exact": True}
         assert len(one["filter"]["must"][0]["has_id"]) == one["limit"] == 3
+
+
+def test_floats_are_sent_as_they_are_and_once_more_as_text(server: StandIn) -> None:
+    """The client's JSON is exact; a server's reader of payloads is not (m3connect/points.py)."""
+    store = QdrantStore(server.client(), "docs", dim=16)
+    numbers = np.random.default_rng(1).uniform(-1, 1, 500).tolist()
+    document = Document("a", "", {"x": numbers})
+    store.upsert([document], random_embeddings(1, seed=1))
+    ((point,),) = (body["points"] for body in server.sent("PUT points"))
+    assert point["payload"]["metadata"]["x"] == json.loads(point["payload"]["metadata_exact"])["x"] == numbers
+    assert store.get(["a"]) == [document]
 
 
 def test_no_write_is_larger_than_a_server_takes(server: StandIn) -> None:
