@@ -8,11 +8,9 @@ m3connect and its peers score the same random vectors, taking turns in every rou
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import typer
+from machine import processor, version
 from rich.console import Console
 from rich.table import Table
 
@@ -176,7 +175,7 @@ def qdrant_local(query: FloatArray, documents: Sequence[FloatArray]) -> Contende
 def peers(query: FloatArray, documents: Sequence[FloatArray]) -> dict[str, Contender]:
     """The peers that are installed."""
     makers = dict(zip(PEERS, (flag_embedding, sentence_transformers, qdrant_local), strict=True))
-    return {name: make(query, documents) for name, make in makers.items() if version_of(PEERS[name]) is not None}
+    return {name: make(query, documents) for name, make in makers.items() if version(PEERS[name]) is not None}
 
 
 def measure(n: int, rounds: int, clock: Callable[[], float]) -> Timed:
@@ -275,28 +274,13 @@ def about_machine(threads: int, rounds: int, clock: Clock) -> dict[str, Any]:
     """Versions, processor and settings."""
     libraries = ("m3connect", "torch", "numpy", "lmdb", *PEERS.values())
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": threads,
         "rounds": rounds,
         "clock": clock.value,
         "load_average_before": os.getloadavg()[0],
-        "versions": {name: version_of(name) for name in libraries},
+        "versions": {name: version(name) for name in libraries},
     }
-
-
-def version_of(name: str) -> str | None:
-    """Return the version of a distribution, or None where it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
 
 
 def main(

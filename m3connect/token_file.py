@@ -113,8 +113,12 @@ class TokenFile:
         """Change the size of the map, unless another thread did; a map must not move under a transaction."""
         with self._gate.alone():
             environment = self._require_open()
-            if environment.info()["map_size"] == seen:
+            if environment.info()["map_size"] != seen:
+                return
+            try:
                 environment.set_mapsize(size)
+            except (lmdb.Error, OSError) as error:
+                raise M3ConnectError(f"the token store at {self.path} cannot grow: {error}") from error
 
     def _require_open(self) -> lmdb.Environment:
         if self._environment is None:

@@ -45,7 +45,7 @@ class Wanted:
         if self.multi_vector:
             raise ValueError(
                 "Milvus cannot store token vectors: leave multi_vector=True out; HybridRetriever(rerank=True) encodes "
-                "the candidates again and scores them all the same"
+                "the candidates again, or reads a TokenStore, and scores them all the same"
             )
 
     @property

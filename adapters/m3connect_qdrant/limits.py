@@ -48,8 +48,8 @@ def size_problems(documents: PreparedDocuments, embeddings: M3Embeddings, *, mul
         if too_many_numbers(len(matrix), dim):
             reasons[i] = (
                 f"it has {len(matrix)} token vectors, but a Qdrant server takes at most "
-                f"{(_MULTI_VECTOR_LIMIT - 1) // dim} of dimension {dim} a document: split the text, or encode it with "
-                "a lower max_length"
+                f"{(_MULTI_VECTOR_LIMIT - 1) // dim} of dimension {dim} a document: split the text, encode it with a "
+                "lower max_length, or keep token vectors in a TokenStore"
             )
     sizes = point_sizes(documents, embeddings, multi_vector=bool(matrices))
     for i in (i for i, size in enumerate(sizes) if size > _LARGEST_REQUEST):
