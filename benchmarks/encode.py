@@ -253,7 +253,9 @@ def check_cosines(views: Mapping[Precision, Views]) -> dict[str, float]:
         ValueError: it is lower than the precision allows.
     """
     first = next(iter(views.values()))[0]
-    cosines = {precision: float((first * dense).sum(1).min()) for precision, (dense, _) in views.items()}
+    cosines: dict[str, float] = {
+        precision: float((first * dense).sum(1).min()) for precision, (dense, _) in views.items()
+    }
     for precision, cosine in cosines.items():
         if cosine < LEAST_COSINE[precision]:
             raise ValueError(f"{precision}: a cosine is {cosine:.5f}, expected at least {LEAST_COSINE[precision]}")

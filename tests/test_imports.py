@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"embeddings"},
     {"scoring", "fusion", "filters"},
     {"store"},
-    {"search", "token_store", "chunking", "encoding"},
+    {"search", "token_store", "chunking", "encoding", "agreement"},
     {"flows"},
     {"base", "foreign"},
     {"awaiting", "memory", "ingestion", "retrieval"},

@@ -31,7 +31,7 @@ def check_precision(precision: str) -> None:
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, but is {precision!r}")
-    missing = {"bfloat16": not _has_bfloat16(), "int8": not has_int8()}
+    missing = {"bfloat16": not has_bfloat16(), "int8": not has_int8()}
     if missing.get(precision):
         logger.warning(
             "precision %r saves memory here, but no time: this processor, or this build of torch, has no fast products "
@@ -61,7 +61,7 @@ def convert(part: nn.Module, precision: Precision) -> nn.Module:
 
 
 def _convert_layer(layer: Layer, precision: Precision) -> Layer:
-    if precision != "float32" and _has_bfloat16():
+    if precision != "float32" and has_bfloat16():
         layer.attention = blocked_attention
     layer.rows_at_once = _ROWS_AT_ONCE
     fuse = precision != "int8" and has_onednn()
@@ -82,7 +82,7 @@ def convert_linear(linear: nn.Linear, precision: Precision, *, gelu: bool = Fals
     return linear if precision == "float32" else CastLinear(linear, torch.bfloat16)
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; elsewhere oneDNN emulates it."""
     if platform.machine() in ("x86_64", "AMD64"):
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
