@@ -105,7 +105,7 @@ def _rank_agreement(
     queries: int,
 ) -> float:
     """Return the mean share of the best that both have; a text that finds nothing counts 1."""
-    shares = []
+    shares: list[float] = []
     for mine, theirs in zip(score(reference[:queries], reference), score(other[:queries], other), strict=True):
         i = len(shares)
         mine[i] = theirs[i] = -np.inf  # a text finds itself in any case
