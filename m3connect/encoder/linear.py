@@ -88,7 +88,8 @@ class Int8Linear(nn.Module):
         rows = rows.float()
         scales = _scales(rows)
         integers = rows.mul(scales.reciprocal()).round_().to(torch.int8)
-        return torch.addcmul(self.bias, self.multiply(integers), scales)
+        product = self.multiply(integers)
+        return torch.addcmul(self.bias, product, scales, out=product)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """Return [T, outputs] rows of integers times the weights, in float32; the int8 rows are overwritten."""
