@@ -1,6 +1,7 @@
 """Encoding speed on a processor, from text to dense vectors and sparse weights: FlagEmbedding against m3connect.
 
-Both get the same checkpoint, texts and threads in one process, and take turns in every round. See benchmarks/README.md.
+m3connect runs in each of its precisions, FlagEmbedding in float32, the only one it has on a processor. All get the same
+checkpoint, texts and threads in one process, and take turns in every round. See benchmarks/README.md.
 
     python benchmarks/encode.py --json encode.json
 """
@@ -17,8 +18,9 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -34,12 +36,19 @@ from m3connect.testing_checkpoints import write_checkpoint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from m3connect.encoder.precision import Precision
+
 MINI = Path(m3connect.__file__).parent / "assets" / "m3-mini"
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 32)
 """What FlagEmbedding is tried with besides its default of 256."""
 
 DEFAULT = "FlagEmbedding, default"
-OURS = "m3connect"
+OURS = {name: f"m3connect, {name}" for name in ("float32", "bfloat16", "int8")}
+"""What m3connect is called in each precision."""
+
+LEAST_COSINE = {"float32": 0.999999, "bfloat16": 0.999, "int8": 0.995}
+"""Of dense vectors to those of the first precision that runs."""
+
 MAX_LENGTH = 512
 QUERY = "how do rivers change their course when the snow melts"
 PEAK_TOKENS = 2048
@@ -48,6 +57,14 @@ Views: TypeAlias = tuple[FloatArray, list[dict[int, float]]]
 Contender: TypeAlias = Callable[[Sequence[str]], Any]
 
 console = Console()
+
+
+class PrecisionName(StrEnum):
+    """What m3connect computes in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +107,40 @@ class Result:
     workload: Workload
     seconds: dict[str, list[float]]
     agreement: dict[str, float] = field(default_factory=dict)
-    peak_flops: list[float] = field(default_factory=list)
+    peak_flops: dict[str, list[float]] = field(default_factory=dict)
+    """Operations a second in each precision, round by round."""
+
+    cosines: dict[str, float] = field(default_factory=dict)
+    """The lowest cosine of a text's dense vector to that of m3connect in float32, for each precision."""
 
     def median(self, name: str) -> float:
         """Seconds of a contender."""
         return statistics.median(self.seconds[name])
 
     @property
-    def best_peer(self) -> str | None:
-        """FlagEmbedding's fastest setting by median, its default included."""
-        return min((name for name in self.seconds if name != OURS), key=self.median, default=None)
+    def ours(self) -> list[str]:
+        """The precisions that ran."""
+        return [precision for precision, name in OURS.items() if name in self.seconds]
 
     @property
-    def fraction_of_peak(self) -> float | None:
-        """Share of the matrix-product speed that our linears reach if all our time were theirs."""
-        if not self.peak_flops:
-            return None
-        ours = self.workload.tokens * self.workload.shape.linear_flops / self.median(OURS)
-        return ours / statistics.median(self.peak_flops)
+    def best_peer(self) -> str | None:
+        """FlagEmbedding's fastest setting by median, its default included."""
+        return min((name for name in self.seconds if name not in OURS.values()), key=self.median, default=None)
+
+    @property
+    def fraction_of_peak(self) -> dict[str, float]:
+        """Share of the same precision's matrix-product speed that our linears reach if all our time were theirs."""
+        flops = self.workload.tokens * self.workload.shape.linear_flops
+        return {
+            precision: flops / self.median(OURS[precision]) / statistics.median(peaks)
+            for precision, peaks in self.peak_flops.items()
+        }
+
+    def times_faster(self, peer: str | None) -> dict[str, float]:
+        """How many times as fast as a peer each precision of ours is."""
+        if peer not in self.seconds:
+            return {}
+        return {precision: self.median(peer) / self.median(OURS[precision]) for precision in self.ours}
 
 
 def token_counts(n: int, *, seed: int = 0) -> list[int]:
@@ -163,9 +196,9 @@ def _name(what: str, shape: Shape) -> str:
     return f"{what}, {shape.layers} x {shape.hidden}"
 
 
-def load_ours(checkpoint: Path) -> Contender:
+def load_ours(checkpoint: Path, precision: Precision) -> Contender:
     """m3connect from texts to dense rows and, for fairness, to dicts, which FlagEmbedding makes too."""
-    encoder = m3connect.M3Encoder.from_pretrained(checkpoint)
+    encoder = m3connect.M3Encoder.from_pretrained(checkpoint, precision=precision)
 
     def encode(texts: Sequence[str]) -> Views:
         batch = encoder.encode(texts, max_length=MAX_LENGTH)
@@ -213,33 +246,63 @@ def check_agreement(ours: Views, peer: dict[str, Any]) -> dict[str, float]:
     return {"dense_max_abs_difference": dense, "sparse_max_difference": sparse}
 
 
-def matrix_flops(shape: Shape, *, repeats: int = 3) -> float:
-    """Operations a second of a layer's four float32 linears over 2,048 tokens, the best of several runs.
+def check_cosines(views: Mapping[Precision, Views]) -> dict[str, float]:
+    """Return the lowest cosine of each precision's dense vectors to those of the first.
 
-    Both libraries take part: PyTorch's own choice (MKL), and what our encoder uses (oneDNN).
+    Raises:
+        ValueError: it is lower than the precision allows.
+    """
+    first = next(iter(views.values()))[0]
+    cosines: dict[str, float] = {
+        precision: float((first * dense).sum(1).min()) for precision, (dense, _) in views.items()
+    }
+    for precision, cosine in cosines.items():
+        if cosine < LEAST_COSINE[precision]:
+            raise ValueError(f"{precision}: a cosine is {cosine:.5f}, expected at least {LEAST_COSINE[precision]}")
+    return cosines
+
+
+def matrix_flops(shape: Shape, precision: Precision, *, repeats: int = 3) -> float:
+    """Operations a second of a layer's four linears over 2,048 tokens, the best of several runs.
+
+    Both libraries take part: PyTorch's own choice, and what our encoder uses (oneDNN); of int8 the bare product of
+    integers, without bringing anything to 8 bits or back.
     """
     import torch
 
-    from m3connect.encoder.linear import use_fast_linears
-
     d, inner = shape.hidden, shape.intermediate
     sizes = [(d, 3 * d), (d, d), (d, inner), (inner, d)]
-    inputs = [torch.rand(PEAK_TOKENS, width) for width, _ in sizes]
-    linears = torch.nn.ModuleList(torch.nn.Linear(*size) for size in sizes)
-    times = []
+    best = math.inf
     with torch.inference_mode():
-        for _ in range(2):
+        for products in zip(*(_products(*size, precision) for size in sizes), strict=True):
             for _ in range(repeats):
                 start = time.perf_counter()
-                for rows, linear in zip(inputs, linears, strict=True):
-                    linear(rows)
-                times.append(time.perf_counter() - start)
-            use_fast_linears(linears)
-    return 2 * PEAK_TOKENS * sum(width * height for width, height in sizes) / min(times)
+                for product in products:
+                    product()
+                best = min(best, time.perf_counter() - start)
+    return 2 * PEAK_TOKENS * sum(width * height for width, height in sizes) / best
 
 
-def measure(workload: Workload, tokenizer_folder: Path, rounds: int) -> Result:
-    """Check that both agree, then let them take turns."""
+def _products(inputs: int, outputs: int, precision: Precision) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return the same matrix product by PyTorch's choice and by what our encoder uses."""
+    import torch
+
+    from m3connect.encoder.linear import Int8Linear
+    from m3connect.encoder.precision import convert_linear
+
+    linear = torch.nn.Linear(inputs, outputs)
+    if precision == "int8":
+        rows, weight = (torch.randint(-127, 128, (n, inputs), dtype=torch.int8) for n in (PEAK_TOKENS, outputs))
+        int8 = Int8Linear(linear)
+        return lambda: torch._int_mm(rows, weight.t()), lambda: int8.multiply(rows)
+    dtype = getattr(torch, precision)
+    plain, hidden = torch.nn.Linear(inputs, outputs, dtype=dtype), torch.rand(PEAK_TOKENS, inputs, dtype=dtype)
+    ours = convert_linear(linear, precision)
+    return lambda: plain(hidden), lambda: ours(hidden)
+
+
+def measure(workload: Workload, tokenizer_folder: Path, rounds: int, precisions: Sequence[Precision]) -> Result:
+    """Check that all agree, then let them take turns."""
     texts = workload.texts
     with tempfile.TemporaryDirectory() as folder:
         shape = workload.shape
@@ -252,17 +315,19 @@ def measure(workload: Workload, tokenizer_folder: Path, rounds: int) -> Result:
             intermediate=shape.intermediate,
         )
         peers = load_peer(checkpoint, BATCH_SIZES if workload.tune else ())
-        contenders: dict[str, Contender] = {**peers, OURS: load_ours(checkpoint)}
+        ours = {precision: load_ours(checkpoint, precision) for precision in precisions}
+        contenders = peers | {OURS[precision]: contender for precision, contender in ours.items()}
         result = Result(workload, {name: [] for name in contenders})
-        first = contenders[OURS](texts)
-        if peers:
-            result.agreement = check_agreement(first, peers[DEFAULT](texts))
+        views = {precision: contender(texts) for precision, contender in ours.items()}
+        result.cosines = check_cosines(views)
+        if peers and "float32" in views:
+            result.agreement = check_agreement(views["float32"], peers[DEFAULT](texts))
         for number in range(rounds):
             console.print(f"[dim]{workload.name}: round {number + 1} of {rounds}[/]")
             for name, contender in contenders.items():
                 result.seconds[name].append(_timed(contender, workload))
-            if workload.peak:
-                result.peak_flops.append(matrix_flops(shape))
+            for precision in precisions if workload.peak else ():
+                result.peak_flops.setdefault(precision, []).append(matrix_flops(shape, precision))
     return result
 
 
@@ -276,27 +341,30 @@ def _timed(contender: Contender, workload: Workload) -> float:
 def show(result: Result) -> None:
     """Print a workload's table, and the share of the machine's peak where that was measured."""
     workload, best = result.workload, result.best_peer
+    peers = (DEFAULT, best)
     table = Table(title=f"{workload.name}: {len(workload.texts)} texts, {workload.tokens:,} tokens", min_width=78)
-    table.add_column("text to dense + sparse, float32")
-    for column in ("tokens/s", "ms, median", "min .. max", "ratio"):
+    table.add_column("text to dense + sparse")
+    for column in ("tokens/s", "ms, median", "min .. max", "x default", "x best"):
         table.add_column(column, justify="right")
-    for name, seconds in result.seconds.items():
-        if name not in (DEFAULT, best, OURS):
-            continue
+    shown = [name for name in result.seconds if name in (DEFAULT, best, *OURS.values())]
+    for name in shown:
+        seconds = result.seconds[name]
         table.add_row(
             f"{name} (best)" if workload.tune and name == best else name,
             f"{workload.tokens / result.median(name):,.0f}",
             f"{1000 * result.median(name):,.1f}",
             f"{1000 * min(seconds):,.1f} .. {1000 * max(seconds):,.1f}",
-            f"{result.median(name) / result.median(OURS):.2f}",
+            *(f"{result.median(peer) / result.median(name):.2f}" if peer in result.seconds else "-" for peer in peers),
         )
     console.print(table)
     if result.agreement:
         console.print("  agreement: " + ", ".join(f"{name} {value:.0e}" for name, value in result.agreement.items()))
-    if result.fraction_of_peak is not None:
-        peak = statistics.median(result.peak_flops) / 1e9
+    low = ", ".join(f"{name} {cosine:.5f}" for name, cosine in result.cosines.items())
+    console.print(f"  lowest cosine of a dense vector to the first precision's: {low}")
+    for precision, fraction in result.fraction_of_peak.items():
+        peak = statistics.median(result.peak_flops[precision]) / 1e9
         console.print(
-            f"  m3connect's linears alone: {result.fraction_of_peak:.0%} of this machine's float32 matrix product "
+            f"  m3connect's linears alone: {fraction:.0%} of this machine's {precision} matrix product "
             f"({peak:,.0f} GFLOP/s in the same rounds)"
         )
 
@@ -312,9 +380,11 @@ def report(results: Sequence[Result], about: dict[str, Any]) -> dict[str, Any]:
                 "tokens": result.workload.tokens,
                 "seconds": result.seconds,
                 "tokens_per_second": {name: result.workload.tokens / result.median(name) for name in result.seconds},
-                "times_faster": {name: result.median(name) / result.median(OURS) for name in result.seconds},
+                "times_faster_than_default": result.times_faster(DEFAULT),
+                "times_faster_than_best": result.times_faster(result.best_peer),
                 "best_peer": result.best_peer,
                 "agreement": result.agreement,
+                "cosines": result.cosines,
                 "gemm_flops": result.peak_flops,
                 "fraction_of_gemm": result.fraction_of_peak,
             }
@@ -353,6 +423,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender runs; the median counts.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of the tokenizers.")] = 2,
     only: Annotated[str, typer.Option(help="Run only workloads whose name holds this, e.g. 'mixed'.")] = "",
+    precision: Annotated[
+        list[PrecisionName] | None, typer.Option(help="One of m3connect's; may be repeated. All if not given.")
+    ] = None,
     tokenizer: Annotated[Path, typer.Option(help="A folder with tokenizer.json.")] = MINI,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny models: shows that it runs, says nothing else.")] = False,
@@ -368,9 +441,10 @@ def main(
             '[yellow]FlagEmbedding is not installed (pip install "m3connect\\[bench]"): m3connect is timed alone.[/]'
         )
     chosen = [workload for workload in workloads(tokenizer, quick=quick) if only in workload.name]
+    precisions: list[Precision] = [name.value for name in PrecisionName if name in (precision or PrecisionName)]
     results = []
     for workload in chosen:
-        results.append(measure(workload, tokenizer, rounds))
+        results.append(measure(workload, tokenizer, rounds, precisions))
         show(results[-1])
     console.print(_footer(about))
     if json_path is not None:
@@ -382,7 +456,7 @@ def _footer(about: dict[str, Any]) -> str:
     settings = (
         f"{about['threads']} threads, {about['rounds']} rounds, load average {about['load_average_before']:.1f} before"
     )
-    return f"ratio: a contender's median time over m3connect's\n{about['processor']}, {settings}; {versions}"
+    return f"x: FlagEmbedding's median time over the contender's\n{about['processor']}, {settings}; {versions}"
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def run(mini: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
         "other": FakeEncoder(fingerprint="other-encoder"),
         "wide": FakeEncoder(32),
     }
-    monkeypatch.setattr(M3Encoder, "from_pretrained", known.__getitem__)
+    monkeypatch.setattr(M3Encoder, "from_pretrained", lambda name, **_: known[name])
 
     def invoke(*arguments: object, text: str | bytes | None = None, columns: int | None = 100) -> Result:
         runner = CliRunner(env={"COLUMNS": None if columns is None else str(columns)})

@@ -181,7 +181,7 @@ def test_the_printed_commands_work(outcome, tmp_path, monkeypatch):
 
 def test_the_demo_command_prints_the_tables(monkeypatch, mini):
     require("m3connect_qdrant", "qdrant_client", extra="qdrant")
-    monkeypatch.setattr(M3Encoder, "from_pretrained", lambda name: mini)
+    monkeypatch.setattr(M3Encoder, "from_pretrained", lambda name, **_: mini)
     corpus = load_corpus()
     few = Corpus(corpus.passages[:20], corpus.questions[:4])
     monkeypatch.setattr(demo, "load_corpus", lambda: few)

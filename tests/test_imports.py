@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"scoring", "fusion", "filters"},
     {"store"},
     {"token_entries", "token_file"},
-    {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding"},
+    {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding", "agreement"},
     {"flows"},
     {"base", "foreign"},
     {"awaiting", "memory", "ingestion", "retrieval"},

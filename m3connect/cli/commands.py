@@ -25,6 +25,8 @@ from m3connect.cli.options import (
     Debug,
     Filters,
     Model,
+    ModelPrecision,
+    Precision,
     Store,
     TokenStorePath,
     check_store,
@@ -123,6 +125,7 @@ def index_command(
     store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
+    precision: ModelPrecision = Precision.float32,
     prune: Annotated[
         bool,
         typer.Option(
@@ -184,7 +187,7 @@ def index_command(
     fields = _usage("--filter-field", lambda: parse_fields(filter_field or []))
     _check_index_options(store, chunk, overlap, multi_vector)
     store = choose_store(store)
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, precision=precision)
     cut = _cut(encoder, chunk, overlap)
     with (
         open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened,
@@ -262,6 +265,7 @@ def search(
     store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
+    precision: ModelPrecision = Precision.float32,
     top_k: Annotated[int, typer.Option(min=1, help="The most hits to show.")] = 5,
     filter: Filters = None,
     fusion: Annotated[FusionName, typer.Option(help="How the legs become one list.")] = FusionName.rrf,
@@ -294,7 +298,7 @@ def search(
         open_store(choose_store(store), collection, create=False, multi_vector=None) as opened,
         open_tokens(token_store, readonly=True) as tokens,
     ):
-        encoder = load_encoder(model)
+        encoder = load_encoder(model, precision=precision)
         check_model(opened, encoder, collection=collection)
         how = _FUSIONS[fusion.value]
         retriever = HybridRetriever(encoder, opened, rerank=rerank, fusion=how, token_store=tokens)
@@ -315,6 +319,7 @@ def encode(
         typer.FileBinaryRead, typer.Argument(help="A file with one text a line, in UTF-8; - is standard input.")
     ] = "-",  # type: ignore[assignment]  # typer opens it
     model: Model = None,
+    precision: ModelPrecision = Precision.float32,
     multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Print token vectors too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show pieces of words, heaviest first, for ids.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Lines that are read and encoded together.")] = 64,
@@ -326,7 +331,7 @@ def encode(
 
     Example: `echo "Bees make honey." | m3connect encode --tokens`
     """
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, precision=precision)
     bad: list[int] = []
     for texts in batches(_utf8_lines(file, bad), batch_size):
         batch = encoder.encode(texts, multi_vector=multi_vector)

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3connect.cli.options import Debug, Model, check_store, load_encoder, notes, reports_errors, results
+from m3connect.cli.options import (
+    Debug,
+    Model,
+    ModelPrecision,
+    Precision,
+    check_store,
+    load_encoder,
+    notes,
+    reports_errors,
+    results,
+)
 from m3connect.opening import open_store
 from m3connect.store import HybridStore
 
 if TYPE_CHECKING:
-    from m3connect.encoder import M3Encoder
     from m3connect.evaluate import Dataset, Evaluation
     from m3connect.evaluate.data import Qrels
 
@@ -47,6 +56,7 @@ class Missing(StrEnum):
 def evaluate_command(
     folder: Annotated[Path, typer.Argument(help="A folder in the BEIR layout: corpus.jsonl, queries.jsonl, qrels/.")],
     model: Model = None,
+    precision: ModelPrecision = Precision.float32,
     split: Annotated[
         str | None, typer.Option(help="Whose judgments: qrels/SPLIT.tsv. Default: the only one, or test.")
     ] = None,
@@ -100,7 +110,7 @@ def evaluate_command(
     protocol = Protocol(depth, min(rerank_depth, depth), missing.value)
     dataset, dev = _split(read_dataset(folder, split=split), folder, dev_split, dev_share)
     others = {path.name.removesuffix(".gz").removesuffix(".run"): read_run(path) for path in run or []}
-    encoder = load_encoder(model) if mcls is None else _with_mcls(model, mcls)
+    encoder = load_encoder(model, precision=precision, mcls=mcls)
     with _opened(store, collection or _collection_for(dataset.name), encoder.dim, multi_vector) as opened:
         evaluation = evaluate(
             encoder,
@@ -116,12 +126,6 @@ def evaluate_command(
             progress=sys.stderr.isatty(),
         )
     _show(evaluation, run_folder, chart, as_json)
-
-
-def _with_mcls(model: str | None, every: int) -> M3Encoder:
-    from m3connect.encoder import M3Encoder
-
-    return M3Encoder.from_pretrained(model or "m3-mini", mcls=every)
 
 
 def _split(

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from m3connect.errors import CheckpointError
@@ -24,6 +24,8 @@ from m3connect.errors import CheckpointError
 __all__ = ["BUNDLED", "ModelConfig", "Tensors", "find_folder", "read_config", "read_heads", "read_weights"]
 
 Tensors: TypeAlias = dict[str, Tensor]
+
+_T = TypeVar("_T")
 
 BUNDLED = "m3-mini"
 """The name of the demonstration model that comes with the package."""
@@ -149,8 +151,12 @@ def _to_config(path: Path, config: dict[str, Any]) -> ModelConfig:
     return found
 
 
-def read_weights(folder: Path) -> Tensors:
-    """Read the XLM-R weights, names as in transformers' `XLMRobertaModel`; safetensors are preferred.
+def read_weights(folder: Path) -> Mapping[str, Tensor]:
+    """Open the XLM-R weights, names as in transformers' `XLMRobertaModel`; safetensors are preferred.
+
+    Returns:
+        Tensors that lie in the file until they are touched. Of safetensors each has a mapping of its own, whose memory
+        goes with the tensor; a `pytorch_model.bin` is mapped as a whole, but one from before torch 1.6 is read whole.
 
     Raises:
         CheckpointError: there are no weights.
@@ -158,9 +164,35 @@ def read_weights(folder: Path) -> Tensors:
     for name in _WEIGHTS:
         path = folder / name
         if path.is_file():
-            tensors = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path)
-            return {key.removeprefix("roberta."): value for key, value in tensors.items()}
+            return _SafeTensors(path) if path.suffix == ".safetensors" else _plain_names(_load_pickled(path))
     raise CheckpointError(f"{folder} has neither {' nor '.join(_WEIGHTS)}")
+
+
+class _SafeTensors(Mapping[str, Tensor]):
+    """The tensors of a file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with safe_open(path, "pt") as file:
+                self._keys = _plain_names({key: key for key in file.keys()})
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}; was it downloaded whole?") from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._path, "pt") as file:
+            tensor: Tensor = file.get_tensor(self._keys[name])
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _plain_names(values: Mapping[str, _T]) -> dict[str, _T]:
+    return {key.removeprefix("roberta."): value for key, value in values.items()}
 
 
 def read_heads(folder: Path, hidden_size: int) -> dict[str, Tensors]:
@@ -191,13 +223,6 @@ def _read_head(path: Path, rows: int, hidden_size: int) -> Tensors:
     if not all(torch.isfinite(value).all() for value in head.values()):
         raise CheckpointError(f"{path} holds numbers that are not finite")
     return head
-
-
-def _load_safetensors(path: Path) -> Tensors:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; was it downloaded whole?") from error
 
 
 def _load_pickled(path: Path) -> Tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
-from m3connect.encoder.checkpoint import ModelConfig, find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.checkpoint import find_folder, read_config, read_heads, read_weights
+from m3connect.encoder.fingerprint import Samples, fingerprint_of
 from m3connect.encoder.lexical import lexical_rows
-from m3connect.encoder.linear import use_fast_linears
 from m3connect.encoder.mcls import insert_cls, is_cls, mean_cls, text_limit
 from m3connect.encoder.model import M3Model, Pack, load_model
+from m3connect.encoder.precision import Precision, check_precision, convert
 from m3connect.encoder.scheduler import Scheduler
 from m3connect.encoder.tokenizer import M3Tokenizer, Tokenized
 from m3connect.errors import CheckpointError
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class M3Encoder:
-    """An M3 model that encodes texts on this machine's processor, in float32; safe to use from several threads.
+    """An M3 model that encodes texts on this machine's processor; safe to use from several threads.
 
     Made by `from_pretrained`.
 
@@ -51,6 +51,7 @@ class M3Encoder:
         name: str,
         fingerprint: str,
         mcls: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -63,6 +64,8 @@ class M3Encoder:
         """Made from the weights and the tokenizer, so that a copy of the model has the same one, wherever it lies."""
         self.mcls = mcls
         """The dense vector is the mean of a `<s>` before every so many tokens; None means of the first alone."""
+        self.precision: Precision = precision
+        """What the layers compute in; results are float32 in any case."""
 
     @classmethod
     def from_pretrained(
@@ -72,6 +75,7 @@ class M3Encoder:
         revision: str | None = None,
         local_files_only: bool = False,
         mcls: int | None = None,
+        precision: Precision = "float32",
     ) -> M3Encoder:
         """Load a model.
 
@@ -83,23 +87,33 @@ class M3Encoder:
             mcls: for long texts, 256 in the paper (appendix B.2): put a `<s>` before every so many tokens, and average
                 their states as the dense vector. Other views leave these `<s>` out, but their tokens see them. A text
                 that is no longer than this is encoded as without it.
+            precision: what the layers compute in: `"float32"`, or `"bfloat16"` or `"int8"` for less time and memory
+                and slightly other numbers (cosines of about 0.9999 and 0.998; `m3connect compare-precision` measures
+                them on your texts). The fingerprint is the same for all, so one may ask in int8 what another wrote in
+                float32. What a processor lacks instructions for works too, but saves no time, and the log says so.
 
         Raises:
-            ValueError: `mcls` is no whole number of at least 1.
+            ValueError: `mcls` is no whole number of at least 1, or there is no such precision.
             CheckpointError: a file, a head or a tensor is missing or has the wrong shape.
         """
         if mcls is not None and (not isinstance(mcls, int) or isinstance(mcls, bool) or mcls < 1):
             raise ValueError(f"mcls must be a whole number of at least 1, as 256 in the paper, but is {mcls!r}")
+        check_precision(precision)
         folder = find_folder(name, revision=revision, local_files_only=local_files_only)
-        config = read_config(folder)
-        model = load_model(config, read_weights(folder), read_heads(folder, config.hidden_size))
+        config, samples = read_config(folder), Samples()
+
+        def prepare(name: str, part: nn.Module) -> nn.Module:
+            samples.add(name, part)
+            return convert(part, precision)
+
+        heads = read_heads(folder, config.hidden_size)
+        model = load_model(config, read_weights(folder), heads, prepare=prepare)
         tokenizer = M3Tokenizer(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, but the model only {config.vocab_size}"
             )
-        fingerprint = _fingerprint(config, model, tokenizer)
-        use_fast_linears(model)
+        fingerprint = fingerprint_of(config, samples, tokenizer)
         return cls(
             model,
             tokenizer,
@@ -107,6 +121,7 @@ class M3Encoder:
             name=str(name),
             fingerprint=fingerprint if mcls is None else f"{fingerprint}-mcls{mcls}",
             mcls=mcls,
+            precision=precision,
         )
 
     def __repr__(self) -> str:
@@ -247,14 +262,3 @@ def _split(vectors: FloatArray, pack: Pack, leading: npt.NDArray[np.bool_]) -> t
     """Cut token vectors into one array a text, without `<s>`; copies, so that no row keeps the whole pack alive."""
     spans = [slice(start, start + length) for start, length in zip(pack.starts.tolist(), pack.lengths, strict=True)]
     return tuple(vectors[span][~leading[span]] for span in spans)
-
-
-def _fingerprint(config: ModelConfig, model: M3Model, tokenizer: M3Tokenizer) -> str:
-    """Hash the shape, the tokenizer and 4,096 values of every tensor: quick on 2 GB, and no fine-tune leaves them."""
-    digest = hashlib.sha256(f"{config}{tokenizer.signature}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.reshape(-1)
-        step = max(1, len(flat) // 4096) | 1  # odd, so that the sample walks through all columns of a matrix
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(flat[::step].contiguous().numpy().tobytes())
-    return f"m3-{len(model.layers)}x{model.word_embeddings.embedding_dim}-{digest.hexdigest()[:16]}"

@@ -1,50 +1,120 @@
-"""Linear layers at the speed that a processor's widest instructions allow.
+"""Linear layers for inference at the speed that a processor's widest instructions allow, in three precisions.
 
 PyTorch sends a float32 `nn.Linear` to MKL, which uses AVX2 at most on processors that are not Intel's. oneDNN, which
-PyTorch carries too, uses AVX-512 wherever it is, and keeps the weights in blocks that suit it. Both compute in float32
-and sum in another order: results differ by rounding alone.
+PyTorch carries too, uses AVX-512 wherever it is, keeps the weights in blocks that suit it, and computes GELU on the
+way out. Both compute in float32 and sum in another order: results differ by rounding alone.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["OneDnnLinear", "use_fast_linears"]
+__all__ = ["CastLinear", "Int8Linear", "OneDnnLinear", "has_int8", "has_onednn"]
+
+_LEVELS = 127
+"""Int8 numbers used on each side of 0."""
 
 
 class OneDnnLinear(nn.Module):
-    """`nn.Linear` for inference, its weights laid out for oneDNN; the original's own weights are not kept."""
+    """`nn.Linear`, its weights laid out for oneDNN; the original's own weights are not kept.
+
+    Args:
+        linear: what to compute.
+        dtype: what to compute it in: float32 or bfloat16; rows of another type are cast.
+        gelu: apply GELU to the result.
+    """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype = torch.float32, *, gelu: bool = False) -> None:
         super().__init__()
-        blocked = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        blocked = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype))
         self.register_buffer("weight", blocked, persistent=False)
-        self.register_buffer("bias", linear.bias.detach(), persistent=False)
+        self.register_buffer("bias", linear.bias.detach().to(dtype), persistent=False)
+        self._then: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map [T, inputs] to [T, outputs]."""
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+        rows = rows.to(self.bias.dtype)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, *self._then)
         return result
 
 
-def use_fast_linears(model: nn.Module) -> None:
-    """Replace the square and the wide linears of a model, one after the other, where this machine has oneDNN and MKL.
+class CastLinear(nn.Module):
+    """`nn.Linear` in a smaller type by PyTorch's own choice of library; rows are cast."""
 
-    Afterwards the model serves inference alone: it has no gradients for these layers, and its `state_dict` lacks them.
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", linear.weight.detach().to(dtype), persistent=False)
+        self.register_buffer("bias", linear.bias.detach().to(dtype), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map [T, inputs] to [T, outputs]."""
+        return F.linear(rows.to(self.weight.dtype), self.weight, self.bias)
+
+
+class Int8Linear(nn.Module):
+    """`nn.Linear` by a product of 8-bit integers: one scale for each output's weights, and one for each row.
+
+    A row's scale comes from that row alone, so the rows beside it change nothing. Where the processor has no such
+    product, the same integers are multiplied in float32: the weights stay small, but nothing gets faster.
     """
-    if not _has_onednn():
-        return
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear) and child.out_features > 1:
-                setattr(module, name, OneDnnLinear(child))
+
+    weight: Tensor
+    scales: Tensor
+    zeros: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        scales = _scales(linear.weight.detach())
+        weight = torch.round(linear.weight.detach() / scales).to(torch.int8)
+        self._packed = has_int8()
+        if self._packed:
+            weight = torch.ops.onednn.qlinear_prepack(weight, [256, linear.in_features])
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("scales", scales.squeeze(1), persistent=False)
+        self.register_buffer("zeros", torch.zeros(linear.out_features, dtype=torch.int64), persistent=False)
+        self.register_buffer("bias", linear.bias.detach().clone(), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map [T, inputs] of any floating type to [T, outputs] in float32."""
+        rows = rows.float()
+        scales = _scales(rows)
+        integers = rows.mul(scales.reciprocal()).round_().to(torch.int8)
+        product = self.multiply(integers)
+        return torch.addcmul(self.bias, product, scales, out=product)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """Return [T, outputs] rows of integers times the weights, in float32; the int8 rows are overwritten."""
+        if not self._packed:
+            return F.linear(rows.float(), self.weight.float()).mul_(self.scales)
+        shifted = rows.view(torch.uint8).bitwise_xor_(128)  # -128..127 as 0..255: signed rows are slow in oneDNN
+        result: Tensor = torch.ops.onednn.qlinear_pointwise(
+            shifted, 1.0, 128, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return result
 
 
-def _has_onednn() -> bool:
+def _scales(rows: Tensor) -> Tensor:
+    """Return [n, 1] what each row is divided by to fit into 8 bits."""
+    largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))  # several times faster than abs
+    return largest.clamp_(min=1e-12).div_(_LEVELS)
+
+
+def has_onednn() -> bool:
     """Whether there are two libraries to choose from: without MKL, as on ARM, PyTorch picks the best by itself."""
     both: bool = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return both and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def has_int8() -> bool:
+    """Whether oneDNN multiplies 8-bit integers exactly and fast here; without VNNI its sums could overflow."""
+    vnni: bool = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+    return vnni and has_onednn() and hasattr(torch.ops.onednn, "qlinear_pointwise")

@@ -6,18 +6,23 @@ alone needs to know where a text ends: it runs once for each run of texts with e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m3connect.encoder.attention import fused_attention
 from m3connect.encoder.checkpoint import ModelConfig, Tensors
 from m3connect.errors import CheckpointError
 
-__all__ = ["M3Model", "Pack", "load_model", "published_weights"]
+__all__ = ["Layer", "M3Model", "Pack", "Prepare", "load_model", "published_weights"]
+
+Prepare: TypeAlias = Callable[[str, nn.Module], nn.Module]
+"""Given the name of a model's part, and the part with its weights, return what shall stand in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,8 @@ class M3Model(nn.Module):
         self.colbert_linear = nn.Linear(d, d)
 
     def forward(self, pack: Pack) -> Tensor:
-        """Return the last hidden states [T, d]."""
-        hidden: Tensor = self.word_embeddings(pack.token_ids)
+        """Return the last hidden states [T, d], in float32."""
+        hidden: Tensor = self.word_embeddings(pack.token_ids).float()
         hidden = hidden + self.position_embeddings(self._positions(pack)) + self.token_type_embeddings.weight[0]
         hidden = self.embedding_norm(hidden)
         runs = pack.runs
@@ -77,7 +82,7 @@ class M3Model(nn.Module):
 
     def token_vectors(self, hidden: Tensor) -> Tensor:
         """Return [T, d] unit vectors, one a token; that of `<s>` belongs to no text's multi-vector."""
-        return F.normalize(self.colbert_linear(hidden), dim=-1)
+        return F.normalize(self.colbert_linear(hidden).float(), dim=-1)
 
     def _positions(self, pack: Pack) -> Tensor:
         """Count the tokens of each text from the padding id on; a literal `<pad>` in a text does not count."""
@@ -96,10 +101,14 @@ class Layer(nn.Module):
         super().__init__()
         d = config.hidden_size
         self.num_heads = config.num_attention_heads
+        self.attention = fused_attention
+        self.rows_at_once: int | None = None
+        """How many rows the feed-forward network takes at a time; None means all of them."""
         self.qkv = nn.Linear(d, 3 * d)
         self.attention_output = nn.Linear(d, d)
         self.attention_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(d, config.intermediate_size)
+        self.activation: nn.Module = nn.GELU()
         self.output = nn.Linear(config.intermediate_size, d)
         self.output_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
 
@@ -107,44 +116,58 @@ class Layer(nn.Module):
         """Transform [T, d] hidden states."""
         attended = self.attention_output(self._attend(self.qkv(hidden), runs))
         hidden = self.attention_norm(attended + hidden)
-        transformed = self.output(F.gelu(self.intermediate(hidden)))
-        result: Tensor = self.output_norm(transformed + hidden)
+        result: Tensor = self.output_norm(self._feed_forward(hidden) + hidden)
         return result
 
     def _attend(self, qkv: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-        if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
-            # Training under autocast: a processor's attention in bfloat16 takes twice as long as in float32.
-            with torch.autocast("cpu", enabled=False):
-                return self._attend(qkv.float(), runs)
         parts = torch.split(qkv, [count * length for count, length in runs])
-        return torch.cat([self._attend_run(part, *run) for part, run in zip(parts, runs, strict=True)])
+        attended = [self.attention(part, count, self.num_heads) for part, (count, _) in zip(parts, runs, strict=True)]
+        return torch.cat(attended)
 
-    def _attend_run(self, qkv: Tensor, count: int, length: int) -> Tensor:
-        query, key, value = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return attended.transpose(1, 2).reshape(count * length, -1)
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        parts = torch.split(hidden, self.rows_at_once or len(hidden))
+        return torch.cat([self.output(self.activation(self.intermediate(part))) for part in parts])
 
 
-def load_model(config: ModelConfig, weights: Tensors, heads: dict[str, Tensors]) -> M3Model:
-    """Put a checkpoint's tensors into a model, in float32; `weights` is emptied on the way to save memory.
+def load_model(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    heads: Mapping[str, Tensors],
+    *,
+    prepare: Prepare = lambda name, part: part,
+) -> M3Model:
+    """Put a checkpoint's tensors into a model, in float32.
+
+    Args:
+        config: the model's shape.
+        weights: the encoder's tensors by transformers' names, as `read_weights` gives them.
+        heads: both heads, as `read_heads` gives them.
+        prepare: may replace each part as soon as its tensors are read, before those of the next one are: so the
+            memory needed is that of the result, and not of the checkpoint.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape.
     """
     with torch.device("meta"):
         model = M3Model(config)
-    state = _take_layers(config, weights)
-    for ours, theirs in _EMBEDDINGS.items():
-        state[ours] = _take(weights, f"embeddings.{theirs}")
-    for name, head in heads.items():
-        state |= {f"{name}.{key}": value.float() for key, value in head.items()}
-    for key, tensor in model.state_dict().items():
-        if state[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{key} has shape {tuple(state[key].shape)}, but config.json says {tuple(tensor.shape)}"
-            )
-    model.load_state_dict(state, assign=True)
+    for name, part in _parts(model):
+        state = {key: _read(f"{name}.{key}", weights, heads) for key in part.state_dict()}
+        for key, tensor in part.state_dict().items():
+            if state[key].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{name}.{key} has shape {tuple(state[key].shape)}, but config.json says {tuple(tensor.shape)}"
+                )
+        part.load_state_dict(state, assign=True)
+        model.set_submodule(name, prepare(name, part.requires_grad_(False)))
     return model.eval().requires_grad_(False)
+
+
+def _parts(model: M3Model) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in list(model.named_children()):
+        if child is model.layers:
+            yield from ((f"{name}.{i}", layer) for i, layer in enumerate(model.layers))
+        else:
+            yield name, child
 
 
 def published_weights(model: M3Model) -> tuple[Tensors, dict[str, Tensors]]:
@@ -180,19 +203,22 @@ _LAYER_MODULES = {
 }
 
 
-def _take_layers(config: ModelConfig, weights: Tensors) -> Tensors:
-    state: Tensors = {}
-    for i in range(config.num_hidden_layers):
-        theirs, ours = f"encoder.layer.{i}", f"layers.{i}"
-        for kind in ("weight", "bias"):
-            fused = [_take(weights, f"{theirs}.attention.self.{part}.{kind}") for part in ("query", "key", "value")]
-            state[f"{ours}.qkv.{kind}"] = torch.cat(fused)
-            for our_module, their_module in _LAYER_MODULES.items():
-                state[f"{ours}.{our_module}.{kind}"] = _take(weights, f"{theirs}.{their_module}.{kind}")
-    return state
+def _read(name: str, weights: Mapping[str, Tensor], heads: Mapping[str, Tensors]) -> Tensor:
+    """Return a tensor of our model by our name for it."""
+    if name in _EMBEDDINGS:
+        return _take(weights, f"embeddings.{_EMBEDDINGS[name]}")
+    if not name.startswith("layers."):
+        head, kind = name.split(".")
+        return heads[head][kind].float()
+    _, number, module, kind = name.split(".")
+    layer = f"encoder.layer.{number}"
+    if module == "qkv":
+        parts = [_take(weights, f"{layer}.attention.self.{part}.{kind}") for part in ("query", "key", "value")]
+        return torch.cat(parts)
+    return _take(weights, f"{layer}.{_LAYER_MODULES[module]}.{kind}")
 
 
-def _take(weights: Tensors, name: str) -> Tensor:
+def _take(weights: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in weights:
         raise CheckpointError(f"the weights lack {name}: they are not those of an XLM-R encoder of this size")
-    return weights.pop(name).float()
+    return weights[name].float()
