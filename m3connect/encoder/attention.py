@@ -8,8 +8,11 @@ from torch import Tensor
 
 __all__ = ["blocked_attention", "fused_attention"]
 
-_SCORES_AT_ONCE = 1 << 20
-"""Attention weights, 2 bytes each, that stay in a core's caches between the two products."""
+_SCORES_AT_ONCE = 1 << 19
+"""Attention weights, 4 bytes each, that stay in a core's caches between the two products."""
+
+_SHORT = 16
+"""Up to so many tokens a text, PyTorch's own kernel in float32 is faster: there is one call, and little to compute."""
 
 
 def fused_attention(qkv: Tensor, count: int, num_heads: int) -> Tensor:
@@ -35,8 +38,10 @@ def fused_attention(qkv: Tensor, count: int, num_heads: int) -> Tensor:
 def blocked_attention(qkv: Tensor, count: int, num_heads: int) -> Tensor:
     """Attend by two bfloat16 products, a few heads at a time: twice as fast on a processor as its own kernel.
 
-    For inference alone; arguments as in `fused_attention`, the result is bfloat16.
+    For inference alone; arguments as in `fused_attention`. The result is bfloat16, of short texts float32.
     """
+    if len(qkv) <= count * _SHORT:
+        return fused_attention(qkv.float(), count, num_heads)
     width = qkv.shape[1] // (3 * num_heads)
     parts = qkv.bfloat16().view(count, -1, 3, num_heads, width).permute(2, 0, 3, 1, 4)
     length = parts.shape[3]
@@ -49,5 +54,6 @@ def blocked_attention(qkv: Tensor, count: int, num_heads: int) -> Tensor:
         some = slice(start, start + heads)
         for row in range(0, length, rows):
             scores = torch.bmm(query[some, row : row + rows], key[some])
-            attended[some, row : row + rows] = torch.bmm(torch.softmax(scores, -1), value[some])
+            weights = torch.softmax(scores, -1, dtype=torch.float32)  # takes half the time that it does in bfloat16
+            attended[some, row : row + rows] = torch.bmm(weights.bfloat16(), value[some])
     return attended.view(count, num_heads, length, width).transpose(1, 2).reshape(len(qkv), -1)
