@@ -125,7 +125,8 @@ def read_corpus(data: Path, *, share: int = 10) -> Corpus:
     """Read the training text and the development rows.
 
     Args:
-        data: The folder with `ntrex128/`, `tatoeba_train/`, `qa_train/`, `scifact/`, `squality_long/` and `pubmedqa_l/`.
+        data: The folder with `ntrex128/`, `tatoeba_train/`, `qa_train/`, `scifact/`, `squality_long/` and
+            `pubmedqa_l/`.
         share: One passage in `share` of the question answering pairs is held out for evaluation.
     """
     questions, held_out = _hold_out(_read_questions(data / "qa_train" / "train.jsonl.gz"), share)

@@ -35,17 +35,17 @@ class Settings:
         default_factory=lambda: {
             "translations": 96,
             "everyday": 192,
-            "questions": 40,
-            "questions_across": 40,
-            "quotes": 40,
-            "news": 40,
-            "abstracts": 32,
+            "questions": 32,
+            "questions_across": 32,
+            "quotes": 32,
+            "news": 32,
+            "abstracts": 24,
         }
     )
     dropped: float = 0.15
     """The share of tokens that each text loses."""
 
-    passage_tokens: int = 320
+    passage_tokens: int = 256
     """Longer passages are cut."""
 
     seed: int = 0
