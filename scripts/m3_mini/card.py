@@ -55,8 +55,9 @@ Sentences of {languages} NTREX-128 files, the development rows: the percentage w
 {translation}
 
 In all modes: accuracy@1 over {pairs} pairs of languages ({english} into English and {others});
-nDCG@10 of {same} questions (zh, ja, ar) to {same_passages} passages in their own language; nDCG@10 of {across} questions in
-African languages to {across_passages} passages in English and French. "Fitted" weights were fitted on the other half of the rows.
+nDCG@10 of {same} questions (zh, ja, ar) to {same_passages} passages in their language; nDCG@10 of {across} questions
+in African languages to {across_passages} passages in English and French. "Fitted" weights were fitted on the other half
+of the rows.
 
 | | sentences, {pairs} pairs | question to passage | across languages |
 |---|---|---|---|

@@ -17,12 +17,12 @@ from .material import read_material
 from .mix import Mix, Settings
 
 CONFIG = TrainConfig(
-    steps=4_500,
+    steps=2_600,
     learning_rate=1.2e-3,
     embedding_learning_rate=2e-3,
     betas=(0.9, 0.98),
-    warmup=0.02,
-    decay_from=0.3,
+    warmup=90 / 2_600,
+    decay_from=0.4,
     final_rate=0.03,
     distill_from=400,
     precision="bfloat16",
