@@ -91,6 +91,7 @@ share-alike licences apply to these files.
 _KINDS = {
     "translations": "NTREX rows, any language to any, a part of a sentence to the whole, same language too",
     "everyday": "Tatoeba, either direction or between two translations of one English sentence",
+    "gathered": "a Tatoeba sentence to several random sentences of one language, one of which is its translation",
     "questions": "questions to passages in zh, ja and ar, with passages of like topic as hard negatives",
     "questions_across": "AfriQA: questions in eight African languages to passages in English and French",
     "quotes": "a few words of a passage to the passage, half of the time with these words taken out of it",
@@ -137,8 +138,12 @@ def model_card(before: Report, after: Report, corpus: Corpus) -> str:
 
 
 def _mix_table(settings: Settings) -> str:
-    lines = [f"  | {share:.0%} | {settings.sizes[kind]} | {_KINDS[kind]} |" for kind, share in settings.shares.items()]
-    return "\n".join(["  | of the steps | pairs | kind |", "  |---|---|---|", *lines])
+    lines = [
+        f"  | {share:.0%} | {settings.later_shares[kind]:.0%} | {settings.sizes[kind]} | {_KINDS[kind]} |"
+        for kind, share in settings.shares.items()
+    ]
+    titles = f"  | until step {settings.later_from:,} | then | pairs | kind |"
+    return "\n".join([titles, "  |---|---|---|---|", *lines])
 
 
 def _translation_table(before: Report, after: Report) -> str:

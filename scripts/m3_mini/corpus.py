@@ -37,6 +37,9 @@ class Corpus:
     tatoeba: dict[str, list[str]]
     """Each distinct English sentence and its translations."""
 
+    tatoeba_languages: dict[str, list[str]]
+    """The languages of these translations."""
+
     questions: list[Question]
     """Question answering pairs for training."""
 
@@ -81,13 +84,15 @@ def _read_ntrex(folder: Path, split: str) -> dict[str, list[str]]:
     return {name: [lines[number] for number in wanted] for name, lines in texts.items()}
 
 
-def _read_tatoeba(folder: Path) -> dict[str, list[str]]:
+def _read_tatoeba(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     translations: dict[str, list[str]] = {}
+    languages: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.tsv.gz")):
         for line in _read_lines(path):
             foreign, english = line.split("\t")
             translations.setdefault(english, []).append(foreign)
-    return translations
+            languages.setdefault(english, []).append(path.name.split("-")[0])
+    return translations, languages
 
 
 def _read_questions(path: Path) -> list[Question]:
@@ -130,10 +135,12 @@ def read_corpus(data: Path, *, share: int = 10) -> Corpus:
         share: One passage in `share` of the question answering pairs is held out for evaluation.
     """
     questions, held_out = _hold_out(_read_questions(data / "qa_train" / "train.jsonl.gz"), share)
+    tatoeba, languages = _read_tatoeba(data / "tatoeba_train")
     corpus = Corpus(
         train=_read_ntrex(data / "ntrex128", "train"),
         dev=_read_ntrex(data / "ntrex128", "dev"),
-        tatoeba=_read_tatoeba(data / "tatoeba_train"),
+        tatoeba=tatoeba,
+        tatoeba_languages=languages,
         questions=questions,
         held_out=held_out,
         claims=_read_claims(data / "scifact" / "queries.jsonl"),

@@ -19,6 +19,9 @@ WINDOW = 256
 
 NEIGHBOURS = 24
 
+FEWEST = 100
+"""Languages with fewer everyday sentences make no passages of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -46,6 +49,9 @@ class Material:
 
     everyday: list[list[IntArray]]
     """Each distinct English sentence of Tatoeba, then its translations."""
+
+    by_language: list[list[tuple[int, int]]]
+    """Where in `everyday` the sentences of a language are, English first: numbers of the group and in the group."""
 
     same_language: Answered
     """Questions and passages in Chinese, Japanese and Arabic."""
@@ -78,11 +84,20 @@ def read_material(corpus: Corpus, tokenizer: Tokenizer, initial: Path) -> Materi
         rows={language: encode(tokenizer, texts) for language, texts in corpus.train.items()},
         documents=corpus.documents,
         everyday=[flat[end - size : end] for end, size in zip(ends, sizes, strict=True)],
+        by_language=_by_language(corpus),
         same_language=_answered(same, tokenizer, encoder),
         across=_answered(across, tokenizer, encoder),
         abstracts=_answered(corpus.abstracts, tokenizer, encoder),
         windows=[part for story in encode(tokenizer, corpus.stories) for part in _cut(story)],
     )
+
+
+def _by_language(corpus: Corpus) -> list[list[tuple[int, int]]]:
+    places: dict[str, list[tuple[int, int]]] = {}
+    for group, languages in enumerate(corpus.tatoeba_languages.values()):
+        for number, language in enumerate(["eng", *languages]):
+            places.setdefault(language, []).append((group, number))
+    return [rows for rows in places.values() if len(rows) >= FEWEST]
 
 
 def _answered(pairs: list[tuple[str, str]], tokenizer: Tokenizer, encoder: M3Encoder) -> Answered:

@@ -1,4 +1,4 @@
-"""What `m3-mini` learns from at each step: pairs of six kinds, a pure function of the seed and the step."""
+"""What `m3-mini` learns from at each step: pairs of eight kinds, a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Settings:
         default_factory=lambda: {
             "translations": 0.37,
             "everyday": 0.20,
+            "gathered": 0.0,
             "questions": 0.16,
             "questions_across": 0.09,
             "quotes": 0.08,
@@ -31,10 +32,26 @@ class Settings:
             "abstracts": 0.02,
         }
     )
+    later_from: int = 1_200
+    """The step from which on `later_shares` hold."""
+
+    later_shares: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "translations": 0.32,
+            "everyday": 0.20,
+            "gathered": 0.15,
+            "questions": 0.14,
+            "questions_across": 0.07,
+            "quotes": 0.06,
+            "news": 0.05,
+            "abstracts": 0.01,
+        }
+    )
     sizes: Mapping[str, int] = field(
         default_factory=lambda: {
             "translations": 96,
             "everyday": 192,
+            "gathered": 64,
             "questions": 32,
             "questions_across": 32,
             "quotes": 32,
@@ -57,10 +74,10 @@ class Mix:
     def __init__(self, material: Material, settings: Settings) -> None:
         self._material = material
         self._settings = settings
-        self._lone = np.array([len(group) for group in material.everyday])
         self._kinds: dict[str, Callable[[int, np.random.Generator], Pairs]] = {
             "translations": self._translations,
             "everyday": self._everyday,
+            "gathered": self._gathered,
             "questions": lambda size, random: self._questions(material.same_language, size, random),
             "questions_across": lambda size, random: self._questions(material.across, size, random),
             "quotes": self._quotes,
@@ -71,7 +88,8 @@ class Mix:
     def batch(self, step: int, *, rank: int, world_size: int) -> Batch:
         """Return a rank's part of a step's batch."""
         random = np.random.default_rng([self._settings.seed, step])
-        names, shares = list(self._settings.shares), np.array(list(self._settings.shares.values()))
+        table = self._settings.shares if step < self._settings.later_from else self._settings.later_shares
+        names, shares = list(table), np.array(list(table.values()))
         name = names[int(random.choice(len(names), p=shares / shares.sum()))]
         pairs = self._kinds[name](self._settings.sizes[name], random)
         texts = [(self._finish(query, random), self._finish(passage, random)) for query, passage in pairs]
@@ -126,6 +144,24 @@ class Mix:
             first, second = random.choice(len(group), 2, replace=False)
             pairs.append((group[first], group[second]))
         return pairs
+
+    def _gathered(self, size: int, random: np.random.Generator) -> Pairs:
+        """A sentence of Tatoeba to a passage of a few sentences, one of which is its translation."""
+        common = self._spoken(random) if random.random() < 0.5 else None
+        pairs = []
+        for _ in range(size):
+            language = common or self._spoken(random)
+            chosen = random.choice(len(language), int(random.integers(3, 8)), replace=False)
+            places = [language[number] for number in chosen]
+            group, number = places[int(random.integers(len(places)))]
+            others = [text for i, text in enumerate(self._material.everyday[group]) if i != number]
+            passage = np.concatenate([self._material.everyday[group][number] for group, number in places])
+            pairs.append((others[int(random.integers(len(others)))], passage))
+        return pairs
+
+    def _spoken(self, random: np.random.Generator) -> list[tuple[int, int]]:
+        languages = self._material.by_language
+        return languages[0 if random.random() < 0.35 else int(random.integers(len(languages)))]
 
     def _questions(self, source: Answered, size: int, random: np.random.Generator) -> Pairs:
         """Questions to passages; each passage comes with its likest ones, so that they are hard negatives."""

@@ -36,6 +36,7 @@ def toy_material(scripts: ModuleType):
         rows={language: texts(200, 30) for language in ("eng", "deu", "swa")},
         documents=[list(range(start, start + 5)) for start in range(0, 200, 5)],
         everyday=[texts(3, 8) for _ in range(300)],
+        by_language=[[(group, number) for group in range(300)] for number in range(3)],
         same_language=answered(60),
         across=answered(60),
         abstracts=answered(60),
@@ -57,7 +58,7 @@ def test_a_step_has_the_same_batch_whenever_it_is_asked_for(scripts: ModuleType)
 
 
 @pytest.mark.parametrize(
-    "kind", ["translations", "everyday", "questions", "questions_across", "quotes", "news", "abstracts"]
+    "kind", ["translations", "everyday", "gathered", "questions", "questions_across", "quotes", "news", "abstracts"]
 )
 def test_every_kind_of_pair_is_whole_and_short_enough(scripts: ModuleType, kind: str) -> None:
     settings = scripts.mix.Settings(shares={kind: 1.0})
