@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .corpus import Corpus
 from .evaluate import LEGS, NOT_ENGLISH, PAIRS, Comparison, Report, split_by_language
-from .learn import AVERAGED, CONFIG
+from .learn import AVERAGED, FIRST, SECOND
 from .mix import Settings
 
 SHOWN = ("deu", "fra", "rus", "zho-CN", "jpn", "kor", "arb", "hin", "tha", "tur", "swa", "zul", "amh", "tam")
@@ -29,10 +29,11 @@ network. **For real work use [BAAI/bge-m3](https://huggingface.co/BAAI/bge-m3)**
   are stored in half precision and computed in float32.
 - **Initialised** by cross-lingual latent semantic analysis of aligned sentences: before any training, `<s>` already
   holds the mean of the tokens' vectors, weighed by rarity.
-- **Trained** with `m3connect.train`: {steps:,} steps of self-knowledge distillation at temperature 0.02, learning rate
-  {rate:g} ({embedding_rate:g} for word embeddings), then the mean of the last {averaged} checkpoints, {interval} steps
-  apart. Each step has pairs of one kind, with only each other's passages as negatives; every text loses
-  {dropped:.0%} of its tokens at random:
+- **Trained** with `m3connect.train`, self-knowledge distillation at temperature 0.02: {steps:,} steps with a learning
+  rate of {rate:g} ({embedding_rate:g} for word embeddings), then {more_steps} with {low_rate:g} ({low_embedding_rate:g})
+  and a weight of {sparse_weight:g} in place of 0.1 for the sparse loss. The model is the mean of the last {averaged}
+  checkpoints, {interval} steps apart. Each step has pairs of one kind, with only each other's passages as negatives;
+  every text loses {dropped:.0%} of its tokens at random:
 
 {mix}
 
@@ -112,11 +113,15 @@ def model_card(before: Report, after: Report, corpus: Corpus) -> str:
     worst = sorted(dense, key=lambda language: dense[language])[:5]
     same, across = split_by_language(corpus.held_out)
     return _CARD.format(
-        steps=CONFIG.steps,
-        rate=CONFIG.learning_rate,
-        embedding_rate=CONFIG.embedding_learning_rate,
+        steps=FIRST.steps,
+        rate=FIRST.learning_rate,
+        embedding_rate=FIRST.embedding_learning_rate,
+        more_steps=SECOND.steps,
+        low_rate=SECOND.learning_rate,
+        low_embedding_rate=SECOND.embedding_learning_rate,
+        sparse_weight=SECOND.lambdas[1],
         averaged=AVERAGED,
-        interval=CONFIG.save_every,
+        interval=SECOND.save_every,
         dropped=settings.dropped,
         longest=settings.passage_tokens,
         mix=_mix_table(settings),
@@ -142,7 +147,7 @@ def _mix_table(settings: Settings) -> str:
         f"  | {share:.0%} | {settings.later_shares[kind]:.0%} | {settings.sizes[kind]} | {_KINDS[kind]} |"
         for kind, share in settings.shares.items()
     ]
-    titles = f"  | until step {settings.later_from:,} | then | pairs | kind |"
+    titles = f"  | first {settings.later_from:,} steps | then | pairs | kind |"
     return "\n".join([titles, "  |---|---|---|---|", *lines])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,26 +17,40 @@ from .corpus import Corpus
 from .material import read_material
 from .mix import Mix, Settings
 
-CONFIG = TrainConfig(
-    steps=2_600,
+FIRST = TrainConfig(
+    steps=2_000,
     learning_rate=1.2e-3,
     embedding_learning_rate=2e-3,
     betas=(0.9, 0.98),
-    warmup=90 / 2_600,
-    decay_from=0.4,
-    final_rate=0.03,
+    warmup=0.045,
+    decay_from=0.52,
+    final_rate=1 - 0.97 * 960 / 1_560,
     distill_from=400,
     precision="bfloat16",
     maxsim_tokens=12,
     save_every=50,
-    keep=24,
     log_every=10,
 )
 """Chosen in trials of 200 steps: an embedding rate of 6e-3 costs two points of dense, and a rate of 2.5e-3 for the rest
 together with a weight of 0.3 for the sparse loss kills the sparse head."""
 
-AVERAGED = 8
-"""Checkpoints whose mean is the model: the last 400 steps."""
+SECOND = replace(
+    FIRST,
+    steps=600,
+    learning_rate=4.8e-4,
+    embedding_learning_rate=8e-4,
+    warmup=0.05,
+    decay_from=0.0,
+    final_rate=0.05,
+    distill_from=0,
+    lambdas=(1.0, 0.5, 1.0),
+    keep=4,
+    seed=1,
+)
+"""At a low rate the sparse loss can weigh more; the first stage leaves the sparse view behind the others."""
+
+AVERAGED = 4
+"""Checkpoints whose mean is the model: the last 150 steps."""
 
 FAMILIAR = 128
 """Positions from here on were trained on few texts but still trained; those that no text reached get their mean."""
@@ -43,11 +58,12 @@ FAMILIAR = 128
 
 def learn(initial: Path, run: Path, corpus: Corpus, out: Path) -> None:
     """Train from the folder `initial`, or go on where a run in `run` stopped, and write the model to `out`."""
-    tokenizer = Tokenizer.from_file(str(initial / "tokenizer.json"))
-    settings = Settings()
-    train(initial, Mix(read_material(corpus, tokenizer, initial), settings), run, config=CONFIG, progress=True)
-    model = average(sorted(run.glob("checkpoint-*"))[-AVERAGED:])
-    extend_positions(model, settings.passage_tokens + 2)
+    material = read_material(corpus, Tokenizer.from_file(str(initial / "tokenizer.json")), initial)
+    first = train(initial, Mix(material, Settings()), run / "first", config=FIRST, progress=True)
+    second = Settings(seed=1, later_from=0)
+    train(first, Mix(material, second), run / "second", config=SECOND, progress=True)
+    model = average(sorted((run / "second").glob("checkpoint-*"))[-AVERAGED:])
+    extend_positions(model, second.passage_tokens + 2)
     save_model(model, out, source=initial, dtype=torch.half)
 
 
