@@ -30,10 +30,10 @@ network. **For real work use [BAAI/bge-m3](https://huggingface.co/BAAI/bge-m3)**
 - **Initialised** by cross-lingual latent semantic analysis of aligned sentences: before any training, `<s>` already
   holds the mean of the tokens' vectors, weighed by rarity.
 - **Trained** with `m3connect.train`, self-knowledge distillation at temperature 0.02: {steps:,} steps with a learning
-  rate of {rate:g} ({embedding_rate:g} for word embeddings), then {more_steps} with {low_rate:g} ({low_embedding_rate:g})
-  and a weight of {sparse_weight:g} in place of 0.1 for the sparse loss. The model is the mean of the last {averaged}
-  checkpoints, {interval} steps apart. Each step has pairs of one kind, with only each other's passages as negatives;
-  every text loses {dropped:.0%} of its tokens at random:
+  rate of {rate:g} ({embedding_rate:g} for word embeddings), then {more_steps} with {low_rate:g}
+  ({low_embedding_rate:g}) and a weight of {sparse_weight:g} in place of 0.1 for the sparse loss. The model is the mean
+  of the last {averaged} checkpoints, {interval} steps apart. Each step has pairs of one kind, with only each other's
+  passages as negatives; every text loses {dropped:.0%} of its tokens at random:
 
 {mix}
 

@@ -97,10 +97,10 @@ def multi_vector_scores(queries: Views, documents: Views, *, chunk: int = 32) ->
     owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     for start in range(0, len(documents.multi_vector), chunk):
         block = documents.multi_vector[start : start + chunk]
-        padded = torch.nn.utils.rnn.pad_sequence(block, batch_first=True)
-        filled = torch.arange(padded.shape[1]) < torch.tensor([len(document) for document in block])[:, None]
-        similarity = (tokens @ padded.flatten(0, 1).T).view(len(tokens), *padded.shape[:2])
-        best = similarity.masked_fill(~filled, torch.finfo(similarity.dtype).min).amax(-1)
+        longest = torch.arange(max(map(len, block)))
+        # A short document repeats its last token, which changes no maximum: no mask is needed.
+        padded = torch.stack([rows[longest.clamp(max=len(rows) - 1)] for rows in block])
+        best = (tokens @ padded.flatten(0, 1).T).view(len(tokens), *padded.shape[:2]).amax(-1)
         sums = torch.zeros(len(lengths), len(block)).index_add_(0, owner, best)
         scores[:, start : start + len(block)] = sums / lengths[:, None]
     return scores

@@ -36,7 +36,7 @@ together with a weight of 0.3 for the sparse loss kills the sparse head."""
 
 SECOND = replace(
     FIRST,
-    steps=600,
+    steps=900,
     learning_rate=4.8e-4,
     embedding_learning_rate=8e-4,
     warmup=0.05,
