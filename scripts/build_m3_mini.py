@@ -1,15 +1,17 @@
-"""Build the bundled demonstration model `m3-mini` from the shared training data.
+r"""Build the bundled demonstration model `m3-mini` from open data.
 
-    python scripts/build_m3_mini.py --data ../shared/data --out m3connect/assets/m3-mini
+    PYTHONPATH=. python scripts/build_m3_mini.py --data ../shared/data --work build/m3-mini \
+        --out m3connect/assets/m3-mini
 
-It trains a tokenizer, initialises the encoder by cross-lingual LSA, writes the folder in the layout that BAAI/bge-m3 is
-published in, loads it again as a stranger would, and measures it on rows that it was not made of. No gradients, no
-downloads; about five minutes on two idle cores. Besides torch, transformers, tokenizers, safetensors and
-numpy it needs `sentencepiece`.
+It trains a tokenizer, initialises the encoder by cross-lingual LSA, trains it with `m3connect.train`, writes the folder
+in the layout that BAAI/bge-m3 is published in, loads it again as a stranger would, and measures it and the initialised
+model on rows that neither was made of. No downloads; about an hour on two cores. Run again after a kill, it goes on
+from the newest checkpoint. Besides m3connect and what it needs, it wants `sentencepiece`. Where other programs use the
+processor too, set OMP_WAIT_POLICY=passive: threads that wait for each other otherwise burn most of the time.
 
-The same data and the same versions of the libraries give the same bytes: seeds and the tokenizer's threads are fixed,
-and the factorisation runs in double precision, so that the number of torch threads changes nothing after rounding.
-Another kind of processor or another torch may still change last bits of the weights.
+The same data and the same versions of the libraries give the same bytes on the same kind of processor: seeds and the
+numbers of threads are fixed. The initialisation, in double precision, is the same on others too; training in bfloat16
+is not.
 """
 
 from m3_mini.build import main  # type: ignore[import-not-found,unused-ignore]

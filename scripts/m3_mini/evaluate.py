@@ -1,123 +1,88 @@
-"""What the saved folder finds, measured with plain transformers and the meaning of M3's three heads."""
+"""What the saved folder finds on rows that it did not learn from, by mode, and beside BM25."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, normalize
-from transformers import AutoTokenizer, XLMRobertaModel
 
+from .bm25 import bm25_scores
 from .corpus import Corpus, Question
+from .folder import SCORES, FolderModel
 
-logger = logging.getLogger(__name__)
+LEGS = ("dense", "sparse", "multi_vector")
+PAPER_WEIGHTS = {"dense + sparse": (1.0, 0.3, 0.0), "all": (1.0, 0.3, 1.0)}
+GRID = [(1.0, sparse, multi) for sparse, multi in product((0.1, 0.3, 1.0, 2.0, 4.0, 8.0), (0.3, 1.0, 3.0, 10.0))]
+"""Weights that are tried on other rows: dense has 1."""
 
-VIEWS = ("dense", "sparse", "multi_vector")
+INTO_ENGLISH = (
+    *("deu", "fra", "rus", "zho-CN", "arb", "hin", "tha", "jpn", "swa", "tur", "fin", "kor"),
+    *("zul", "amh", "tam", "spa", "por", "vie", "ind", "ben", "fas", "kat", "yor", "khm"),
+)
+NOT_ENGLISH = (
+    *(("arb", "heb"), ("deu", "rus"), ("zho-CN", "jpn"), ("fra", "swa")),
+    *(("kor", "zho-CN"), ("ukr", "tur"), ("ind", "tha"), ("hin", "tam")),
+)
+PAIRS = (*((language, "eng") for language in INTO_ENGLISH), *NOT_ENGLISH)
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""From [q, n] scores and [q] gold documents to [q] figures between 0 and 1."""
+
+Scores = dict[str, Tensor]
+"""[q, n] by leg, and "bm25"."""
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
-    """The three views of n texts."""
+class Comparison:
+    """One set of queries in all modes."""
 
-    dense: Tensor
-    """[n, d] unit rows."""
+    figures: dict[str, float]
+    """Percent by mode."""
 
-    sparse: list[dict[int, float]]
-    """n rows: weight by piece."""
+    best_leg: str
+    p_value: float
+    """Of the difference between "all, fitted" and the best single leg."""
 
-    multi_vector: list[Tensor]
-    """n tensors [t_i, d] of unit rows."""
-
-
-class FolderModel:
-    """The model in a folder of the published layout."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.encoder = XLMRobertaModel.from_pretrained(folder).eval()
-        self.heads = {name: _load_head(folder / f"{name}_linear.pt") for name in ("colbert", "sparse")}
-        self.dropped = torch.tensor(sorted(self.tokenizer.all_special_ids)[:4])
-
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, batch_size: int = 32) -> Views:
-        """Encode texts, shortest first, and give the views back in the order of `texts`."""
-        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True)["input_ids"]
-        order = np.argsort([len(row) for row in ids], kind="stable").tolist()
-        dense = torch.zeros(len(texts), self.encoder.config.hidden_size)
-        sparse: list[dict[int, float]] = [{} for _ in texts]
-        multi_vector = [torch.empty(0) for _ in texts]
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            batch = self.tokenizer.pad({"input_ids": [ids[i] for i in numbers]}, return_tensors="pt")
-            hidden = self.encoder(**batch).last_hidden_state
-            dense[numbers] = normalize(hidden[:, 0], dim=-1)
-            for number, row, tokens in zip(numbers, hidden, batch["input_ids"], strict=True):
-                states = row[: len(ids[number])]
-                sparse[number] = self._sparse(states, tokens[: len(ids[number])])
-                multi_vector[number] = normalize(linear(states[1:], **self.heads["colbert"]), dim=-1)
-        return Views(dense, sparse, multi_vector)
-
-    def _sparse(self, states: Tensor, tokens: Tensor) -> dict[int, float]:
-        weights = torch.relu(linear(states, **self.heads["sparse"]))[:, 0]
-        kept = ~torch.isin(tokens, self.dropped) & (weights > 0)
-        largest: dict[int, float] = {}
-        for token, weight in zip(tokens[kept].tolist(), weights[kept].tolist(), strict=True):
-            largest[token] = max(weight, largest.get(token, 0.0))
-        return largest
+    weights: list[tuple[float, float, float]]
+    """Fitted on one half of the rows and used on the other, for both halves."""
 
 
-def _load_head(path: Path) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in torch.load(path, weights_only=True).items()}
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All figures of one model, in percent."""
+
+    into_english: dict[str, dict[str, float]]
+    """Accuracy@1 by language and leg."""
+
+    pairs: Comparison
+    """Accuracy@1 over all of `PAIRS` together."""
+
+    each_pair: dict[str, dict[str, float]]
+    """Accuracy@1 by pair and mode."""
+
+    one_language: Comparison
+    """nDCG@10 of questions to passages in their language."""
+
+    across: Comparison
+    """nDCG@10 of questions to passages in another language."""
 
 
-def dense_scores(queries: Views, documents: Views) -> Tensor:
-    """[q, n] inner products."""
-    return queries.dense @ documents.dense.T
+def report(model: FolderModel, corpus: Corpus) -> Report:
+    """Measure everything on rows that were not trained on."""
+    pairs, each_pair = translation_pairs(model, corpus)
+    same, other = split_by_language(corpus.held_out)
+    return Report(into_english(model, corpus), pairs, each_pair, passages(model, same), passages(model, other))
 
 
-def sparse_scores(queries: Views, documents: Views) -> Tensor:
-    """[q, n] sums over shared pieces of the product of the two weights."""
-    pieces = {piece: column for column, piece in enumerate(sorted({p for row in queries.sparse for p in row}))}
-    left, right = (_table(views.sparse, pieces) for views in (queries, documents))
-    return left @ right.T
-
-
-def _table(rows: Sequence[dict[int, float]], pieces: dict[int, int]) -> Tensor:
-    table = torch.zeros(len(rows), len(pieces))
-    for number, row in enumerate(rows):
-        for piece, weight in row.items():
-            if piece in pieces:
-                table[number, pieces[piece]] = weight
-    return table
-
-
-def multi_vector_scores(queries: Views, documents: Views, *, chunk: int = 32) -> Tensor:
-    """[q, n] mean over query tokens of the best document token."""
-    scores = torch.empty(len(queries.multi_vector), len(documents.multi_vector))
-    lengths = torch.tensor([len(query) for query in queries.multi_vector])
-    tokens = torch.cat(queries.multi_vector)
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    for start in range(0, len(documents.multi_vector), chunk):
-        block = documents.multi_vector[start : start + chunk]
-        padded = torch.nn.utils.rnn.pad_sequence(block, batch_first=True)
-        filled = torch.arange(padded.shape[1]) < torch.tensor([len(document) for document in block])[:, None]
-        similarity = (tokens @ padded.flatten(0, 1).T).view(len(tokens), *padded.shape[:2])
-        best = similarity.masked_fill(~filled, torch.finfo(similarity.dtype).min).amax(-1)
-        sums = torch.zeros(len(lengths), len(block)).index_add_(0, owner, best)
-        scores[:, start : start + len(block)] = sums / lengths[:, None]
-    return scores
-
-
-SCORES: dict[str, Callable[[Views, Views], Tensor]] = {
-    "dense": dense_scores,
-    "sparse": sparse_scores,
-    "multi_vector": multi_vector_scores,
-}
+def split_by_language(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
+    """Questions whose passages are in their own language, and the others."""
+    same = [question for question in questions if question.query_language == question.passage_language]
+    return same, [question for question in questions if question.query_language != question.passage_language]
 
 
 def gold_ranks(scores: Tensor, gold: Tensor) -> Tensor:
@@ -126,27 +91,99 @@ def gold_ranks(scores: Tensor, gold: Tensor) -> Tensor:
     return (scores >= gold_score).sum(1)
 
 
-def translation_accuracy(model: FolderModel, corpus: Corpus) -> dict[str, dict[str, float]]:
-    """Percent of development sentences whose English translation comes first, by language and view."""
-    english = model.encode(corpus.dev["eng"])
+def accuracy(scores: Tensor, gold: Tensor) -> Tensor:
+    """[q] 1 where the gold document comes first."""
+    return (gold_ranks(scores, gold) == 1).float()
+
+
+def ndcg(scores: Tensor, gold: Tensor) -> Tensor:
+    """[q] nDCG@10 with one right document."""
+    ranks = gold_ranks(scores, gold)
+    return torch.where(ranks <= 10, 1 / torch.log2(ranks + 1.0), 0.0)
+
+
+def combine(scores: Scores, weights: tuple[float, float, float]) -> Tensor:
+    """[q, n] weighted sum of the three legs."""
+    return sum((weight * scores[leg] for leg, weight in zip(LEGS, weights, strict=True)), torch.zeros(1))
+
+
+def into_english(model: FolderModel, corpus: Corpus) -> dict[str, dict[str, float]]:
+    """Percent of development sentences whose English translation comes first, by language and leg."""
+    english, gold = model.encode(corpus.dev["eng"]), torch.arange(len(corpus.dev["eng"]))
+    found: dict[str, dict[str, float]] = {}
+    for language in corpus.dev.keys() - {"eng"}:
+        views = model.encode(corpus.dev[language])
+        found[language] = {
+            leg: 100 * accuracy(score(views, english), gold).mean().item() for leg, score in SCORES.items()
+        }
+    return dict(sorted(found.items()))
+
+
+def translation_pairs(model: FolderModel, corpus: Corpus) -> tuple[Comparison, dict[str, dict[str, float]]]:
+    """Accuracy@1 over `PAIRS`: all together, and pair by pair."""
+    encode = cache(lambda language: model.encode(corpus.dev[language]))
+    tokenizer = model.tokenizer.backend_tokenizer
+    sets = []
+    for source, target in PAIRS:
+        scores = {leg: score(encode(source), encode(target)) for leg, score in SCORES.items()}
+        scores["bm25"] = bm25_scores(tokenizer, corpus.dev[source], corpus.dev[target])
+        sets.append(scores)
     gold = torch.arange(len(corpus.dev["eng"]))
-    accuracy = {}
-    for language, sentences in corpus.dev.items():
-        if language != "eng":
-            views = model.encode(sentences)
-            ranks = {name: gold_ranks(score(views, english), gold) for name, score in SCORES.items()}
-            accuracy[language] = {name: 100 * (rank == 1).float().mean().item() for name, rank in ranks.items()}
-    return accuracy
+    halves = gold % 2  # odd rows are judged with weights fitted on even ones
+    together = {name: torch.cat([scores[name] for scores in sets]) for name in sets[0]}
+    comparison = compare(together, gold.repeat(len(sets)), halves.repeat(len(sets)), accuracy)
+    single = {f"{a}-{b}": modes(scores, gold, accuracy) for (a, b), scores in zip(PAIRS, sets, strict=True)}
+    return comparison, single
 
 
-def passage_ndcg(model: FolderModel, questions: Sequence[Question]) -> dict[str, float]:
-    """nDCG@10 (percent) of finding the one right passage among the distinct passages of `questions`."""
-    passages = {passage: number for number, passage in enumerate(dict.fromkeys(q.passage for q in questions))}
-    queries, documents = model.encode([q.query for q in questions]), model.encode(list(passages))
-    gold = torch.tensor([passages[question.passage] for question in questions])
-    figures = {}
-    for name, score in SCORES.items():
-        ranks = gold_ranks(score(queries, documents), gold)
-        gains = torch.where(ranks <= 10, 1 / torch.log2(ranks + 1.0), 0.0)
-        figures[name] = 100 * gains.mean().item()
-    return figures
+def passages(model: FolderModel, questions: Sequence[Question]) -> Comparison:
+    """nDCG@10 of finding the one right passage among the distinct passages of `questions`."""
+    numbers = {passage: number for number, passage in enumerate(dict.fromkeys(q.passage for q in questions))}
+    texts = [question.query for question in questions], list(numbers)
+    views = model.encode(texts[0]), model.encode(texts[1])
+    scores = {leg: score(*views) for leg, score in SCORES.items()}
+    scores["bm25"] = bm25_scores(model.tokenizer.backend_tokenizer, *texts)
+    gold = torch.tensor([numbers[question.passage] for question in questions])
+    return compare(scores, gold, gold % 2, ndcg)
+
+
+def modes(scores: Scores, gold: Tensor, measure: Measure) -> dict[str, float]:
+    """Percent by mode, the paper's weights for the sums."""
+    found = {leg: scores[leg] for leg in LEGS} | {name: combine(scores, w) for name, w in PAPER_WEIGHTS.items()}
+    return {
+        name: 100 * measure(matrix, gold).mean().item() for name, matrix in [*found.items(), ("bm25", scores["bm25"])]
+    }
+
+
+def compare(scores: Scores, gold: Tensor, halves: Tensor, measure: Measure) -> Comparison:
+    """All modes; the fitted weights of each half of the queries come from the other half.
+
+    Args:
+        scores: by leg, and "bm25".
+        gold: [q] the right document of each query.
+        halves: [q] 0 or 1.
+        measure: of each query.
+    """
+    fitted, weights = torch.zeros(len(gold)), []
+    for half in (0, 1):
+        here, there = halves == half, halves != half
+        weights.append(fit({name: matrix[there] for name, matrix in scores.items()}, gold[there], measure))
+        fitted[here] = measure(combine({leg: scores[leg][here] for leg in LEGS}, weights[-1]), gold[here])
+    figures = modes(scores, gold, measure)
+    best = max(LEGS, key=lambda leg: figures[leg])
+    difference = (fitted - measure(scores[best], gold)).double().numpy()
+    figures["all, fitted"] = 100 * fitted.mean().item()
+    return Comparison(figures, best, randomisation_test(difference), weights)
+
+
+def fit(scores: Scores, gold: Tensor, measure: Measure) -> tuple[float, float, float]:
+    """The weights of `GRID` that find most."""
+    return max(GRID, key=lambda weights: measure(combine(scores, weights), gold).mean().item())
+
+
+def randomisation_test(difference: np.ndarray, *, trials: int = 10_000) -> float:
+    """Two-sided p-value of a mean difference: how often random signs give one as large."""
+    random = np.random.default_rng(0)
+    kept = difference[difference != 0]
+    sums = np.array([random.choice((-1, 1), len(kept)) @ kept for _ in range(trials)])
+    return float((1 + (np.abs(sums) >= abs(kept.sum()) - 1e-9).sum()) / (trials + 1))
