@@ -9,9 +9,9 @@ model on rows that neither was made of. No downloads; about an hour on two cores
 from the newest checkpoint. Besides m3connect and what it needs, it wants `sentencepiece`. Where other programs use the
 processor too, set OMP_WAIT_POLICY=passive: threads that wait for each other otherwise burn most of the time.
 
-The same data and the same versions of the libraries give the same bytes on the same kind of processor: seeds and the
-numbers of threads are fixed. The initialisation, in double precision, is the same on others too; training in bfloat16
-is not.
+The same data and the same versions of the libraries should give the same bytes on the same kind of processor: seeds and
+the numbers of threads are fixed, and each batch is a function of its step. The initialisation, in double precision, was
+made twice to the same bytes; the training was not repeated, and in bfloat16 another processor gives other bits.
 """
 
 from m3_mini.build import main  # type: ignore[import-not-found,unused-ignore]
