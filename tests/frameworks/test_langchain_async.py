@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -95,16 +96,13 @@ STORE_PATHS = {
 async def test_the_loop_goes_on_while_texts_are_encoded(name):
     encoder = WaitingEncoder()
     vectorstore = filled(encoder=encoder)
-    encoder.threads.clear()
-    await while_the_loop_goes_on(encoder, ENCODING_PATHS[name](vectorstore))
-    assert encoder.threads
-    assert "MainThread" not in encoder.threads
+    await while_the_loop_goes_on(encoder.gate, ENCODING_PATHS[name](vectorstore))
 
 
 @pytest.mark.parametrize("name", STORE_PATHS)
 async def test_the_loop_goes_on_while_a_sync_store_works(name):
     store = WaitingStore(dim=16)
-    await while_the_loop_goes_on(store, STORE_PATHS[name](filled(store)))
+    await while_the_loop_goes_on(store.gate, STORE_PATHS[name](filled(store)))
 
 
 @pytest.mark.parametrize("name", STORE_PATHS)
@@ -112,19 +110,33 @@ async def test_an_async_store_is_awaited(name):
     inner = WaitingStore(dim=16)
     filled(inner)
     vectorstore = M3ConnectVectorStore(store=ThreadedStore(inner), embedding=M3ConnectEmbeddings(encoder=FakeEncoder()))
-    await while_the_loop_goes_on(inner, STORE_PATHS[name](vectorstore))
+    await while_the_loop_goes_on(inner.gate, STORE_PATHS[name](vectorstore))
 
 
-async def test_what_blocks_the_loop_would_be_noticed(monkeypatch):
+async def test_what_is_called_on_the_loop_would_be_noticed():
+    encoder = WaitingEncoder()
+    embeddings = M3ConnectEmbeddings(encoder=encoder)
+
+    async def first_well_then_on_the_loop():
+        await embeddings.aembed_query("one")
+        return embeddings.embed_query("two")
+
+    with pytest.raises(RuntimeError, match="in the thread of the event loop"):
+        await while_the_loop_goes_on(encoder.gate, first_well_then_on_the_loop())
+
+
+async def test_what_keeps_the_loop_waiting_for_a_thread_would_be_noticed(monkeypatch):
     monkeypatch.setattr("langchain_helpers.PATIENCE", 0.2)
     encoder = WaitingEncoder()
     embeddings = M3ConnectEmbeddings(encoder=encoder)
 
-    async def blocks():
-        return embeddings.embed_query("new")
+    async def first_well_then_waiting():
+        await embeddings.aembed_query("one")
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(embeddings.embed_query, "two").result()
 
     with pytest.raises(TimeoutError, match="the event loop was blocked"):
-        await while_the_loop_goes_on(encoder, blocks())
+        await while_the_loop_goes_on(encoder.gate, first_well_then_waiting())
 
 
 async def test_loading_a_model_does_not_block_the_loop(monkeypatch):
@@ -139,7 +151,7 @@ async def test_loading_a_model_does_not_block_the_loop(monkeypatch):
         lambda: M3ConnectEmbeddings(model="any").aembed_query("red"),
         lambda: M3ConnectVectorStore.afrom_texts(["red"], M3ConnectEmbeddings(model="any")),
     ):
-        await while_the_loop_goes_on(encoder, path())
+        await while_the_loop_goes_on(encoder.gate, path())
 
 
 async def test_async_methods_find_what_the_sync_ones_find(store):
