@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from m3connect import RRF, Dense, Document, Hit, M3Embeddings
 from m3connect.embeddings import FloatArray
 from m3connect.filters import Filter
-from m3connect.flows import Call, Flow
+from m3connect.flows import Call, Flow, compute
 from m3connect.fusion import Fusion
 from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
 
@@ -99,7 +100,8 @@ def mmr(query: M3Embeddings, asked: Asked, *, fetch_k: int, lambda_mult: float) 
     if not hits:
         return []
     stored: M3Embeddings = yield Call("get_embeddings", {"ids": [hit.document.id for hit in hits]})
-    return [hits[i].document for i in choose_diverse(query.dense[0], stored.dense, asked.k, lambda_mult)]
+    chosen: list[int] = yield compute(partial(choose_diverse, query.dense[0], stored.dense, asked.k, lambda_mult))
+    return [hits[i].document for i in chosen]
 
 
 def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]:
@@ -108,7 +110,10 @@ def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]
     if not hits:
         return []
     embeddings, tokens = yield from candidates_flow(query, [hits], stored=how.stored, token_store=how.token_store)
-    return rerank_hits(query, [hits], embeddings, top_k=asked.k, weights=how.weights, tokens=tokens)[0]
+    ranked: list[list[Hit]] = yield compute(
+        partial(rerank_hits, query, [hits], embeddings, top_k=asked.k, weights=how.weights, tokens=tokens)
+    )
+    return ranked[0]
 
 
 def choose_diverse(query: FloatArray, vectors: FloatArray, k: int, lambda_mult: float) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 
 try:
@@ -28,7 +30,7 @@ class M3ConnectMilvusSparse(BaseSparseEmbedding):
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """See `embed_documents`."""
-        return (await self._embedding.aencode(texts)).sparse.to_dicts()
+        return await asyncio.to_thread((await self._embedding.aencode(texts)).sparse.to_dicts)
 
     def embed_query(self, query: str) -> dict[int, float]:
         """Return the weights of a question."""

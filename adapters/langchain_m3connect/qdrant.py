@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from m3connect import SparseRows
 
@@ -30,7 +32,7 @@ class M3ConnectQdrantSparse(SparseEmbeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
         """See `embed_documents`."""
-        return _vectors((await self._embedding.aencode(texts)).sparse)
+        return await asyncio.to_thread(_vectors, (await self._embedding.aencode(texts)).sparse)
 
     def embed_query(self, text: str) -> SparseVector:
         """Return the weights of a question."""

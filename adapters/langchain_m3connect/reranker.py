@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,11 +64,12 @@ class M3ConnectReranker(BaseDocumentCompressor):
     async def acompress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> list[LangChainDocument]:
-        """See `compress_documents`; encodes in the encoder's own thread."""
+        """See `compress_documents`; encodes and orders in threads."""
         if not documents:
             return []
         encoded = await self.embedding.aencode_query(query)
-        return self._order(documents, encoded, await self.embedding.aencode(_texts(documents), multi_vector=True))
+        rows = await self.embedding.aencode(_texts(documents), multi_vector=True)
+        return await asyncio.to_thread(self._order, documents, encoded, rows)
 
     def as_runnable(self) -> Runnable[dict[str, Any], list[LangChainDocument]]:
         """Return the reranker as a step of a chain that takes `{"documents": [...], "query": "..."}`."""

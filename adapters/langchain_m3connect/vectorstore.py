@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Self
 
 from langchain_core.documents import Document
@@ -13,7 +14,7 @@ from langchain_m3connect.searching import SearchingVectorStore
 from langchain_m3connect.targets import encoding_of
 from m3connect import HybridStore, MemoryStore
 from m3connect.base import AsyncStore
-from m3connect.flows import Call, Flow
+from m3connect.flows import Call, Flow, compute
 from m3connect.fusion import Fusion
 
 __all__ = ["M3ConnectVectorStore"]
@@ -109,8 +110,8 @@ class M3ConnectVectorStore(SearchingVectorStore):
         ids: Sequence[str | None] | None,
         batch_size: int,
     ) -> Flow[list[str]]:
-        documents = convert.to_documents(texts, metadatas, ids)
-        return flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size)
+        documents = yield compute(partial(convert.to_documents, texts, metadatas, ids))
+        return (yield from flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size))
 
     def delete(  # type: ignore[override]
         self,

@@ -12,7 +12,7 @@ pytest.importorskip("langchain_core")
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.indexing import InMemoryRecordManager, aindex
-from langchain_helpers import TEXTS, WaitingEncoder, WaitingStore, filled, ids_of, while_the_loop_goes_on
+from langchain_helpers import TEXTS, Gate, WaitingEncoder, WaitingStore, filled, ids_of, while_the_loop_goes_on
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
 
 from m3connect import MemoryStore
@@ -92,6 +92,16 @@ STORE_PATHS = {
 }
 
 
+COMPUTED = {
+    "documents": ("langchain_m3connect.convert.to_documents", ENCODING_PATHS["aadd_documents"]),
+    "diversity": ("langchain_m3connect.flows.choose_diverse", ENCODING_PATHS["amax_marginal_relevance_search"]),
+    "scores of a retriever": ("langchain_m3connect.flows.rerank_hits", ENCODING_PATHS["retriever, reranking"]),
+    "scores of a reranker": ("langchain_m3connect.reranker.rerank_hits", compress),
+    "rows of a bridge": ("langchain_m3connect.qdrant._vectors", bridge_to_qdrant),
+}
+"""What takes time apart from encoder and store: the function, and a path that calls it."""
+
+
 @pytest.mark.parametrize("name", ENCODING_PATHS)
 async def test_the_loop_goes_on_while_texts_are_encoded(name):
     encoder = WaitingEncoder()
@@ -111,6 +121,22 @@ async def test_an_async_store_is_awaited(name):
     filled(inner)
     vectorstore = M3ConnectVectorStore(store=ThreadedStore(inner), embedding=M3ConnectEmbeddings(encoder=FakeEncoder()))
     await while_the_loop_goes_on(inner.gate, STORE_PATHS[name](vectorstore))
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+async def test_the_loop_goes_on_while_something_is_computed(name, monkeypatch):
+    place, path = COMPUTED[name]
+    gate = Gate()
+    library, _, function = place.rpartition(".")
+    real = getattr(pytest.importorskip(library), function)
+
+    def gated(*args, **options):
+        gate.pass_through()
+        return real(*args, **options)
+
+    vectorstore = filled()
+    monkeypatch.setattr(place, gated)
+    await while_the_loop_goes_on(gate, path(vectorstore))
 
 
 async def test_what_is_called_on_the_loop_would_be_noticed():
