@@ -161,6 +161,14 @@ def test_the_reranker_changes_no_document_and_keeps_equal_ones_in_order():
     assert [document.metadata["place"] for document in found] == [0, 2, 3]
 
 
+@pytest.mark.parametrize(("leg", "weights"), [("dense", (1, 0, 0)), ("sparse", (0, 1, 0)), ("multi_vector", (0, 0, 1))])
+def test_weights_of_the_retriever_choose_the_legs(leg, weights):
+    retriever = retriever_over(rerank=True, weights=weights, scores_key="scores")
+    scores = [document.metadata["scores"] for document in retriever.invoke("blue sea")]
+    assert [each["score"] for each in scores] == [each[leg] for each in scores]
+    assert len({tuple(each.values()) for each in scores}) > 1
+
+
 def test_weights_of_the_reranker_choose_the_legs():
     embeddings = M3ConnectEmbeddings(encoder=FakeEncoder())
     alone = M3ConnectReranker(embedding=embeddings, weights=(0, 0, 1), scores_key="scores")

@@ -187,6 +187,8 @@ def test_marginal_relevance_leaves_out_what_repeats(store):
     assert set(plain) == same
     diverse = ids_of(vectorstore.max_marginal_relevance_search("deep blue sea", k=3, lambda_mult=0.1))
     assert len(same & set(diverse)) == 1
+    few = vectorstore.max_marginal_relevance_search("deep blue sea", k=3, fetch_k=3, lambda_mult=0.1)
+    assert set(ids_of(few)) == same
     vector = vectorstore.embeddings.embed_query("deep blue sea")
     assert (
         len(same & set(ids_of(vectorstore.max_marginal_relevance_search_by_vector(vector, k=3, lambda_mult=0.1)))) == 1
