@@ -20,14 +20,15 @@ def to_documents(
     """Return documents to store; one without id gets a random one.
 
     Raises:
-        ValueError: there are not as many metadatas or ids as texts.
+        ValueError: there are not as many metadatas or ids as texts, or one string was given for a list.
 
     Example:
         >>> to_documents(["red"], [{"lang": "en"}], ["a"])
         [Document(id='a', text='red', metadata={'lang': 'en'}, parent_id=None)]
     """
-    if isinstance(texts, str):
-        raise ValueError("texts must be a list of strings, but is one string")
+    for what, strings in (("texts", texts), ("ids", ids)):
+        if isinstance(strings, str):
+            raise ValueError(f"{what} must be a list of strings, but is one string")
     listed = list(texts)
     names = [None] * len(listed) if ids is None else list(ids)
     known = [None] * len(listed) if metadatas is None else list(metadatas)

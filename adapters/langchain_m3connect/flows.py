@@ -18,6 +18,7 @@ from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, compute
 from m3connect.fusion import Fusion
 from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
+from m3connect.store import check_count
 
 __all__ = [
     "ENCODING",
@@ -93,6 +94,7 @@ def search(query: M3Embeddings, asked: Asked) -> Flow[list[Hit]]:
 
 def mmr(query: M3Embeddings, asked: Asked, *, fetch_k: int, lambda_mult: float) -> Flow[list[Document]]:
     """Choose among the best `fetch_k` hits the k that are near the query and far from each other (dense leg)."""
+    check_count("fetch_k", fetch_k)
     if not 0 <= lambda_mult <= 1:
         raise ValueError(f"lambda_mult must be from 0 (diverse) to 1 (similar), but is {lambda_mult}")
     wide = Asked(max(asked.k, fetch_k), asked.filter, asked.fusion, asked.candidates)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from m3connect import Document, Hit, M3Embeddings
-from m3connect.retrieval import rerank_hits
+from m3connect.retrieval import check_weights, rerank_hits
 from m3connect.scoring import HYBRID_WEIGHTS
 
 __all__ = ["M3ConnectReranker"]
@@ -40,7 +40,7 @@ class M3ConnectReranker(BaseDocumentCompressor):
     top_n: int | None = Field(default=None, ge=1)
     """The most documents to keep; None keeps all."""
 
-    weights: tuple[float, float, float] = HYBRID_WEIGHTS
+    weights: Annotated[tuple[float, float, float], AfterValidator(check_weights)] = HYBRID_WEIGHTS
     """Of dense, sparse and multi-vector scores; (0, 0, 1) is MaxSim alone."""
 
     scores_key: str | None = None

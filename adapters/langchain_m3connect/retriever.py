@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from pydantic import ConfigDict, Field, InstanceOf, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, model_validator
 
 from langchain_m3connect import flows
 from langchain_m3connect.convert import from_hit, to_filter
@@ -16,7 +16,7 @@ from langchain_m3connect.vectorstore import M3ConnectVectorStore
 from m3connect import RRF, Dense, Hit, Sparse, Weighted
 from m3connect.filters import Filter
 from m3connect.flows import Flow
-from m3connect.retrieval import TokenSource
+from m3connect.retrieval import TokenSource, check_weights
 from m3connect.scoring import HYBRID_WEIGHTS
 
 __all__ = ["M3ConnectRetriever"]
@@ -61,7 +61,7 @@ class M3ConnectRetriever(BaseRetriever):
     depth: int = Field(default=50, ge=1)
     """How many hits are reranked."""
 
-    weights: tuple[float, float, float] = HYBRID_WEIGHTS
+    weights: Annotated[tuple[float, float, float], AfterValidator(check_weights)] = HYBRID_WEIGHTS
     """Of dense, sparse and multi-vector scores in the reranked score."""
 
     token_store: InstanceOf[TokenSource] | None = None

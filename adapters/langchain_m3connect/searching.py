@@ -19,6 +19,7 @@ from m3connect import Dense, Hit, HybridStore
 from m3connect.base import AsyncStore
 from m3connect.flows import Flow
 from m3connect.fusion import Fusion
+from m3connect.store import check_count
 
 __all__ = ["SearchingVectorStore"]
 
@@ -66,13 +67,17 @@ class SearchingVectorStore(VectorStore):
         """Complete the arguments of a search by what the vector store was made with.
 
         Raises:
-            ValueError: the fusion needs a leg that a plain embedding does not have.
+            ValueError: a number is below 1, or the fusion needs a leg that a plain embedding does not have.
         """
+        check_count("k", k)
+        candidates = self._candidates if candidates is None else candidates
+        if candidates is not None:
+            check_count("candidates", candidates)
         return Asked(
             k=k,
             filter=to_filter(filter),
             fusion=self._fusion if fusion is None else self._check_fusion(fusion),
-            candidates=self._candidates if candidates is None else candidates,
+            candidates=candidates,
             with_scores=with_scores,
         )
 

@@ -18,6 +18,7 @@ from m3connect import MemoryStore
 from m3connect.awaiting import ThreadedStore
 from m3connect.testing import FakeEncoder
 
+
 async def rows_for_qdrant(vectorstore):
     from langchain_m3connect.qdrant import M3ConnectQdrantSparse
 

@@ -82,6 +82,8 @@ async def test_an_unknown_argument_of_a_call_raises_a_type_error():
         {"fusion": "rrf"},
         {"vectorstore": None},
         {"rerank": "?"},
+        {"weights": (float("nan"), 0, 0)},
+        {"weights": (1, 1, -1)},
     ],
 )
 def test_a_wrong_argument_is_refused_when_the_retriever_is_made(options):
@@ -161,6 +163,16 @@ def test_the_reranker_changes_no_document_and_keeps_equal_ones_in_order():
     assert [document.metadata["place"] for document in found] == [0, 2, 3]
 
 
+@pytest.mark.parametrize("rerank", [False, True])
+async def test_a_wrong_number_is_refused_in_a_call_too(rerank):
+    retriever = retriever_over(rerank=rerank)
+    for option in ("k", "candidates"):
+        with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+            retriever.invoke("sea", **{option: 0})
+        with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+            await retriever.ainvoke("sea", **{option: -1})
+
+
 @pytest.mark.parametrize(("leg", "weights"), [("dense", (1, 0, 0)), ("sparse", (0, 1, 0)), ("multi_vector", (0, 0, 1))])
 def test_weights_of_the_retriever_choose_the_legs(leg, weights):
     retriever = retriever_over(rerank=True, weights=weights, scores_key="scores")
@@ -191,7 +203,16 @@ async def test_the_reranker_is_a_step_of_a_chain():
         step.invoke({"documents": []})
 
 
-@pytest.mark.parametrize("options", [{"top_n": 0}, {"top": 1}, {"embedding": FakeEncoder()}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_n": 0},
+        {"top": 1},
+        {"embedding": FakeEncoder()},
+        {"weights": (0, 0, -1)},
+        {"weights": (float("inf"), 0, 0)},
+    ],
+)
 def test_a_wrong_argument_of_the_reranker_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         M3ConnectReranker(**{"embedding": M3ConnectEmbeddings(encoder=FakeEncoder())} | options)

@@ -312,7 +312,13 @@ def test_an_unknown_argument_raises_a_type_error(call):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda v: v.add_texts("red"), "list of strings"),
+        (lambda v: v.add_texts("red"), "texts must be a list of strings"),
+        (lambda v: v.add_texts(["x", "y", "z"], ids="abc"), "ids must be a list of strings"),
+        (lambda v: v.max_marginal_relevance_search("a", k=0), "k must be at least 1"),
+        (lambda v: v.max_marginal_relevance_search("a", fetch_k=-1), "fetch_k must be at least 1"),
+        (lambda v: v.max_marginal_relevance_search_by_vector([0.0] * 16, k=0), "k must be at least 1"),
+        (lambda v: v.max_marginal_relevance_search_by_vector([0.0] * 16, fetch_k=0), "fetch_k must be at least 1"),
+        (lambda v: v.similarity_search("a", candidates=0), "candidates must be at least 1"),
         (lambda v: v.add_texts(["a", "b"], [{}]), "2 texts, but 1 metadatas"),
         (lambda v: v.add_texts(["a", "b"], ids=["a"]), "2 texts, but 1 ids"),
         (lambda v: v.add_texts(["a"], ids=[""]), "non-empty string"),
