@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from m3connect import Encoder, M3Embeddings
 from m3connect.encoding import AsyncEncoder, LazyEncoder, SharedPass
 
-__all__ = ["M3ConnectEmbeddings"]
+__all__ = ["M3ConnectEmbeddings", "require_ours"]
 
 
 class M3ConnectEmbeddings(Embeddings):
@@ -102,6 +102,20 @@ class M3ConnectEmbeddings(Embeddings):
         """See `embed_query`."""
         dense: list[float] = (await self.aencode_query(text)).dense[0].tolist()
         return dense
+
+
+def require_ours(embedding: object) -> M3ConnectEmbeddings:
+    """Return the embedding if it is one that makes sparse weights.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(embedding, M3ConnectEmbeddings):
+        raise ValueError(
+            f"expected M3ConnectEmbeddings, which makes sparse weights, but got {type(embedding).__name__}; an encoder "
+            "goes into M3ConnectEmbeddings(encoder=...)"
+        )
+    return embedding
 
 
 def _load(model: str | Path) -> Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from langchain_m3connect.embeddings import M3ConnectEmbeddings
+from langchain_m3connect.embeddings import M3ConnectEmbeddings, require_ours
 from m3connect import SparseRows
 
 try:
@@ -21,10 +21,13 @@ class M3ConnectQdrantSparse(SparseEmbeddings):
 
     Args:
         embedding: the dense side; what one of the two has asked for, the other gets from the same forward pass.
+
+    Raises:
+        ValueError: the embedding is another one, which makes no sparse weights.
     """
 
     def __init__(self, embedding: M3ConnectEmbeddings) -> None:
-        self._embedding = embedding
+        self._embedding = require_ours(embedding)
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Return one row of weights a text."""

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("langchain_core")
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_helpers import TEXTS, filled, ids_of, texts_encoded
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
@@ -156,6 +157,12 @@ async def test_the_bridge_to_langchain_qdrant_gives_the_encoder_s_weights(qdrant
         assert dict(zip(row.indices, row.values, strict=True)) == wanted[0]
 
 
+def test_the_bridge_to_langchain_qdrant_refuses_an_embedding_without_weights(qdrant_classes):
+    for other in (DeterministicFakeEmbedding(size=6), FakeEncoder()):
+        with pytest.raises(ValueError, match=f"expected M3ConnectEmbeddings.* but got {type(other).__name__}"):
+            qdrant_classes[2](other)
+
+
 @pytest.fixture
 def milvus_classes(tmp_path):
     pytest.importorskip("milvus_lite")
@@ -201,3 +208,9 @@ async def test_the_bridge_to_langchain_milvus_gives_the_encoder_s_weights(milvus
     assert sparse.embed_documents(["red apple", ""]) == wanted
     assert await sparse.aembed_documents(["red apple", ""]) == wanted
     assert sparse.embed_query("red apple") == await sparse.aembed_query("red apple") == wanted[0]
+
+
+def test_the_bridge_to_langchain_milvus_refuses_an_embedding_without_weights(milvus_classes):
+    for other in (DeterministicFakeEmbedding(size=6), FakeEncoder()):
+        with pytest.raises(ValueError, match=f"expected M3ConnectEmbeddings.* but got {type(other).__name__}"):
+            milvus_classes[1](other)
