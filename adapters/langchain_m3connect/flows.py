@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 
 from m3connect import RRF, Dense, Document, Hit, M3Embeddings
 from m3connect.embeddings import FloatArray
+from m3connect.errors import CollectionMismatchError
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, compute
 from m3connect.fusion import Fusion
 from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
-from m3connect.store import check_count
+from m3connect.store import StoreInfo, check_count
 
 __all__ = [
     "ENCODING",
@@ -29,6 +31,7 @@ __all__ = [
     "default_fusion",
     "encode_query",
     "mmr",
+    "refuse_mixing",
     "rerank",
     "search",
 ]
@@ -68,6 +71,20 @@ def add(documents: Sequence[Document], *, multi_vector: bool, batch_size: int) -
         embeddings = yield Call("encode", {"texts": texts, "multi_vector": multi_vector})
         yield Call("upsert", {"documents": batch, "embeddings": embeddings})
     return [document.id for document in documents]
+
+
+def refuse_mixing(embedding: Embeddings) -> Flow[None]:
+    """Refuse to store what a plain embedding makes in a collection that an encoder of ours has filled.
+
+    Raises:
+        CollectionMismatchError: the collection has a fingerprint.
+    """
+    info: StoreInfo = yield Call("info")
+    if info.fingerprint is not None:
+        raise CollectionMismatchError(
+            f"collection {info.name!r} was filled by {info.fingerprint}, but {type(embedding).__name__} makes dense "
+            "vectors alone, which may not be comparable: give M3ConnectEmbeddings(encoder=...), or another collection"
+        )
 
 
 def encode_query(text: str) -> Flow[M3Embeddings]:

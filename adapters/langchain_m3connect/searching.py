@@ -41,14 +41,15 @@ class SearchingVectorStore(VectorStore):
         self.store = store
         self.targets = Targets(encoding_of(embedding), store)
         self._embedding = embedding
-        self._full = isinstance(embedding, M3ConnectEmbeddings)
+        self.full = isinstance(embedding, M3ConnectEmbeddings)
+        """Whether the embedding makes all legs, and not the dense one alone."""
         self._candidates = candidates
-        if not self._full and store.multi_vector:
+        if not self.full and store.multi_vector:
             raise ValueError(
                 f"the store keeps token vectors, which {type(embedding).__name__} does not make: use "
                 "M3ConnectEmbeddings, or a store that was made with multi_vector=False"
             )
-        self._fusion = flows.default_fusion(full=self._full) if fusion is None else self._check_fusion(fusion)
+        self._fusion = flows.default_fusion(full=self.full) if fusion is None else self._check_fusion(fusion)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -83,7 +84,7 @@ class SearchingVectorStore(VectorStore):
 
     def _check_fusion(self, fusion: Fusion) -> Fusion:
         legs = getattr(fusion, "legs", ("dense",))  # what is no fusion the store refuses
-        if not self._full and legs != ("dense",):
+        if not self.full and legs != ("dense",):
             raise ValueError(
                 f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches {list(legs)}: use "
                 "fusion=Dense(), or M3ConnectEmbeddings"

@@ -77,6 +77,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
 
         Raises:
             ValueError: counts differ, or the store refuses a document.
+            CollectionMismatchError: another encoder has filled the store, or one where this embedding is a plain one.
         """
         return self.targets.run(self._add(texts, metadatas, ids, batch_size))
 
@@ -111,6 +112,8 @@ class M3ConnectVectorStore(SearchingVectorStore):
         batch_size: int,
     ) -> Flow[list[str]]:
         documents = yield compute(partial(convert.to_documents, texts, metadatas, ids))
+        if documents and not self.full:
+            yield from flows.refuse_mixing(self.embeddings)
         return (yield from flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size))
 
     def delete(  # type: ignore[override]

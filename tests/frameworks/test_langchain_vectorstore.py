@@ -252,6 +252,17 @@ def test_a_plain_embedding_refuses_a_fusion_that_needs_more(fusion):
         M3ConnectVectorStore(store=MemoryStore(dim=6), embedding=embedding, fusion=fusion)
 
 
+async def test_a_plain_embedding_adds_nothing_to_what_an_encoder_filled(store):
+    filled(store)
+    plain = M3ConnectVectorStore(store=store, embedding=DeterministicFakeEmbedding(size=16))
+    with pytest.raises(CollectionMismatchError, match=r"fake-encoder.*give M3ConnectEmbeddings\(encoder="):
+        plain.add_texts(["pale moon"], ids=["moon"])
+    with pytest.raises(CollectionMismatchError, match="fake-encoder"):
+        await plain.aadd_texts(["pale moon"], ids=["moon"])
+    assert store.count() == len(TEXTS)
+    assert len(plain.similarity_search("pale moon")) == 4
+
+
 def test_a_plain_embedding_refuses_a_store_with_token_vectors():
     with pytest.raises(ValueError, match="keeps token vectors"):
         M3ConnectVectorStore(store=MemoryStore(dim=6, multi_vector=True), embedding=DeterministicFakeEmbedding(size=6))
