@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from m3connect.embeddings import M3Embeddings
-from m3connect.store import Encoder
+from m3connect.store import Encoder, check_count
 
 __all__ = ["AsyncEncoder", "LazyEncoder", "SharedPass"]
 
@@ -87,6 +87,7 @@ class AsyncEncoder:
     """
 
     def __init__(self, encoder: Encoder, *, threads: int = 32) -> None:
+        check_count("threads", threads)
         self.encoder = encoder
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="m3connect-async")  # starts them when needed
 

@@ -17,14 +17,15 @@ class M3ConnectEmbeddings(Embeddings):
     """The dense vectors of M3-Embedding for LangChain; `M3ConnectVectorStore` and the bridges take the other views.
 
     What was encoded lately is remembered, so that a retriever, a reranker and a bridge that share one object cost one
-    forward pass a text. The async methods encode in a thread of their own. Safe to use from several threads if the
-    encoder is.
+    forward pass a text. The async methods encode in threads of their own, several calls at a time, which share forward
+    passes where the encoder can, as `M3Encoder` does. Safe to use from several threads if the encoder is.
 
     Args:
         encoder: a built encoder, for instance `M3Encoder.from_pretrained("BAAI/bge-m3")`.
         model: instead of it, a name or folder for `M3Encoder.from_pretrained`; loaded when first used.
         max_length: read at most this many tokens of a text; None means all that the encoder can.
         max_bytes: how much is remembered; a text of BGE-M3 takes about 5 KB. 0 remembers nothing.
+        threads: how many async calls are with the encoder at a time; 1 for one that does not allow several threads.
 
     Raises:
         ValueError: not exactly one of `encoder` and `model` was given.
@@ -43,6 +44,7 @@ class M3ConnectEmbeddings(Embeddings):
         model: str | Path | None = None,
         max_length: int | None = None,
         max_bytes: int = 64 * 2**20,
+        threads: int = 32,
     ) -> None:
         if (encoder is None) == (model is None):
             raise ValueError("M3ConnectEmbeddings takes either encoder= or model=, exactly one of them")
@@ -54,7 +56,7 @@ class M3ConnectEmbeddings(Embeddings):
         self.encoder: Encoder = LazyEncoder(lambda: _load(model)) if model is not None else _require(encoder)
         """What encodes; where `model` was given, it loads when first used."""
         self._shared = SharedPass(self.encoder, max_bytes=max_bytes)
-        self._async = AsyncEncoder(self._shared)
+        self._async = AsyncEncoder(self._shared, threads=threads)
 
     def __repr__(self) -> str:
         return f"M3ConnectEmbeddings({self.model or self.encoder!r})"

@@ -28,7 +28,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
 
     Ids are any non-empty strings and come back as they were; metadata come back as JSON keeps them, nothing added.
     An unknown argument raises a TypeError. Methods with an `a` in front never block the event loop: an async store is
-    awaited, the calls of a sync one are done in threads, and encoding in a thread of the encoder's own.
+    awaited; encoding and the calls of a sync store are done in threads.
 
     These arguments mean the same in every search:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +11,16 @@ import pytest
 pytest.importorskip("langchain_core")
 
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
-from langchain_helpers import TEXTS, Gate, WaitingEncoder, WaitingStore, filled, ids_of, while_the_loop_goes_on
+from langchain_helpers import (
+    PATIENCE,
+    TEXTS,
+    Gate,
+    WaitingEncoder,
+    WaitingStore,
+    filled,
+    ids_of,
+    while_the_loop_goes_on,
+)
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectRetriever, M3ConnectVectorStore
 from langchain_paths import ENCODING_PATHS, STORE_PATHS, VECTOR, compress
 
@@ -96,6 +106,28 @@ async def test_what_keeps_the_loop_waiting_for_a_thread_would_be_noticed(monkeyp
 
     with pytest.raises(TimeoutError, match="the event loop was blocked"):
         await while_the_loop_goes_on(encoder.gate, first_well_then_waiting())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_as_many_calls_are_with_the_encoder_as_threads_says(threads):
+    class Counting(FakeEncoder):
+        inside, most = 0, 0
+        lock, full = threading.Lock(), threading.Barrier(threads)
+
+        def encode(self, texts, *, multi_vector=False, max_length=None):
+            with self.lock:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            self.full.wait(PATIENCE)
+            batch = super().encode(texts, multi_vector=multi_vector, max_length=max_length)
+            with self.lock:
+                self.inside -= 1
+            return batch
+
+    encoder = Counting()
+    embeddings = M3ConnectEmbeddings(encoder=encoder, threads=threads)
+    await asyncio.gather(*(embeddings.aembed_query(f"text {i}") for i in range(6)))
+    assert encoder.most == threads
 
 
 async def test_loading_a_model_does_not_block_the_loop(monkeypatch):

@@ -65,6 +65,8 @@ def test_embeddings_take_an_encoder_or_a_model(arguments):
 
 
 def test_what_is_no_encoder_is_refused():
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        M3ConnectEmbeddings(encoder=FakeEncoder(), threads=0)
     with pytest.raises(ValueError, match="expected an encoder"):
         M3ConnectEmbeddings(encoder="m3-mini")
     with pytest.raises(ValueError, match="one string"):
