@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document as LangChainDocument
@@ -65,7 +65,16 @@ def relevance(dense_score: float) -> float:
 
 
 def to_filter(condition: object) -> Filter | None:
-    """Return a filter of ours as it is, and anything else as the database's own, which its store checks."""
+    """Return a filter of ours as it is, and anything else as the database's own, which its store checks.
+
+    Raises:
+        ValueError: it is a dict or a function, which other vector stores take and no database of ours does.
+    """
     if condition is None or isinstance(condition, Filter):
         return condition
+    if isinstance(condition, Mapping) or callable(condition):
+        raise ValueError(
+            f"filters of dicts and functions are not taken, but one is {condition!r:.200}: write "
+            'field("lang") == "de" (from m3connect.filters), or the database\'s own filter'
+        )
     return Native(condition)

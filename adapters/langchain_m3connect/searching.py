@@ -18,7 +18,7 @@ from langchain_m3connect.targets import Targets, encoding_of
 from m3connect import Dense, Hit, HybridStore
 from m3connect.base import AsyncStore
 from m3connect.flows import Flow
-from m3connect.fusion import Fusion
+from m3connect.fusion import Fusion, check_fusion
 from m3connect.store import check_count
 
 __all__ = ["SearchingVectorStore"]
@@ -43,6 +43,8 @@ class SearchingVectorStore(VectorStore):
         self._embedding = embedding
         self.full = isinstance(embedding, M3ConnectEmbeddings)
         """Whether the embedding makes all legs, and not the dense one alone."""
+        if candidates is not None:
+            check_count("candidates", candidates)
         self._candidates = candidates
         if not self.full and store.multi_vector:
             raise ValueError(
@@ -83,11 +85,11 @@ class SearchingVectorStore(VectorStore):
         )
 
     def _check_fusion(self, fusion: Fusion) -> Fusion:
-        legs = getattr(fusion, "legs", ("dense",))  # what is no fusion the store refuses
-        if not self.full and legs != ("dense",):
+        check_fusion(fusion)
+        if not self.full and fusion.legs != ("dense",):
             raise ValueError(
-                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches {list(legs)}: use "
-                "fusion=Dense(), or M3ConnectEmbeddings"
+                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches "
+                f"{list(fusion.legs)}: use fusion=Dense(), or M3ConnectEmbeddings"
             )
         return fusion
 

@@ -340,6 +340,8 @@ def test_an_unknown_argument_raises_a_type_error(call):
         (lambda v: v.similarity_search("a", k=0), "at least 1"),
         (lambda v: v.similarity_search(["a"]), "one string"),
         (lambda v: v.similarity_search("a", fusion="rrf"), "fusion must be"),
+        (lambda v: M3ConnectVectorStore(store=v.store, embedding=v.embeddings, fusion="rrf"), "fusion must be"),
+        (lambda v: M3ConnectVectorStore(store=v.store, embedding=v.embeddings, candidates=0), "candidates must be"),
         (lambda v: v.similarity_search_by_vector([1.0, 2.0]), "dimension"),
         (lambda v: v.delete(), "ids= or filter="),
         (lambda v: v.get_by_ids("apple"), "list of ids"),
