@@ -19,7 +19,7 @@ from m3connect.errors import CollectionMismatchError
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, compute
 from m3connect.fusion import Fusion
-from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
+from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits, stored_flow
 from m3connect.store import StoreInfo, check_count
 
 __all__ = [
@@ -116,11 +116,13 @@ def mmr(query: M3Embeddings, asked: Asked, *, fetch_k: int, lambda_mult: float) 
         raise ValueError(f"lambda_mult must be from 0 (diverse) to 1 (similar), but is {lambda_mult}")
     wide = Asked(max(asked.k, fetch_k), asked.filter, asked.fusion, asked.candidates)
     hits = yield from search(query, wide)
-    if not hits:
+    stored = yield from stored_flow([hit.document.id for hit in hits])
+    if not stored:
         return []
-    stored: M3Embeddings = yield Call("get_embeddings", {"ids": [hit.document.id for hit in hits]})
-    chosen: list[int] = yield compute(partial(choose_diverse, query.dense[0], stored.dense, asked.k, lambda_mult))
-    return [hits[i].document for i in chosen]
+    dense = np.concatenate([row.dense for row in stored.values()])
+    chosen: list[int] = yield compute(partial(choose_diverse, query.dense[0], dense, asked.k, lambda_mult))
+    left = [hit.document for hit in hits if hit.document.id in stored]
+    return [left[i] for i in chosen]
 
 
 def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]:

@@ -77,6 +77,18 @@ class WaitingStore(MemoryStore):
         return super()._perform(call)
 
 
+class ForgetfulStore(MemoryStore):
+    """Loses documents right after each search, as if another client had deleted them."""
+
+    lost: tuple[str, ...] = ()
+
+    def _run(self, flow):
+        answer = super()._run(flow)
+        if flow.__name__ == "search":
+            self.delete(list(self.lost))
+        return answer
+
+
 async def while_the_loop_goes_on(gate: Gate, work: Awaitable[T]) -> T:
     """Await work that comes to the gate, and passes it each time only because another coroutine runs then."""
     gate.closed, gate.passed = True, 0

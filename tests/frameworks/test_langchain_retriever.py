@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import create_retriever_tool
-from langchain_helpers import METADATA, TEXTS, filled, ids_of
+from langchain_helpers import METADATA, TEXTS, ForgetfulStore, filled, ids_of
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
 
 from m3connect import RRF, Dense, HybridRetriever, MemoryStore, Sparse, Weighted
@@ -161,6 +161,21 @@ def test_the_reranker_changes_no_document_and_keeps_equal_ones_in_order():
     found = reranker.compress_documents(given, "a b")
     assert given == before
     assert [document.metadata["place"] for document in found] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("lost", [["sea"], list(TEXTS)])
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda v: v.amax_marginal_relevance_search("blue sea"),
+        lambda v: M3ConnectRetriever(vectorstore=v, rerank=True).ainvoke("blue sea"),
+    ],
+)
+async def test_a_document_that_is_deleted_during_a_search_is_left_out(search, lost):
+    store = ForgetfulStore(dim=16, multi_vector=True)
+    vectorstore = filled(store)
+    store.lost = tuple(lost)
+    assert set(ids_of(await search(vectorstore))) == TEXTS.keys() - set(lost)
 
 
 @pytest.mark.parametrize("rerank", [False, True])
