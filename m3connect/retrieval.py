@@ -228,7 +228,9 @@ def _with_token_store(
     if known := list(tokens.places):
         embeddings |= yield from stored_flow(known)
     if absent := [document for name, document in documents.items() if name not in tokens.places]:
-        rows: M3Embeddings = yield Call("encode", {"texts": [document.text for document in absent], "multi_vector": True})
+        rows: M3Embeddings = yield Call(
+            "encode", {"texts": [document.text for document in absent], "multi_vector": True}
+        )
         encoded: TokenRows = yield compute(partial(token_store.encode, rows.require_multi_vector()))
         if not token_store.readonly:
             yield compute(partial(token_store.put_rows, absent, encoded, fingerprint=rows.fingerprint))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from langchain_core.embeddings import Embeddings
@@ -50,16 +52,27 @@ class M3ConnectEmbeddings(Embeddings):
             raise ValueError("M3ConnectEmbeddings takes either encoder= or model=, exactly one of them")
         if encoder is not None and not isinstance(encoder, Encoder):
             raise ValueError(f"expected an encoder with dim, fingerprint and encode, but got {type(encoder).__name__}")
+        self._arguments = {
+            "encoder": encoder,
+            "model": model,
+            "max_length": max_length,
+            "max_bytes": max_bytes,
+            "threads": threads,
+        }
         self.model: str | None = getattr(encoder, "name", None) if model is None else str(model)
         """The name of the model, where there is one."""
         self.max_length = max_length
-        self.encoder: Encoder = LazyEncoder(lambda: _load(model)) if model is not None else _require(encoder)
+        self.encoder: Encoder = LazyEncoder(lambda: _load(model)) if encoder is None else encoder
         """What encodes; where `model` was given, it loads when first used."""
         self._shared = SharedPass(self.encoder, max_bytes=max_bytes)
         self._async = AsyncEncoder(self._shared, threads=threads)
 
     def __repr__(self) -> str:
         return f"M3ConnectEmbeddings({self.model or self.encoder!r})"
+
+    def __reduce__(self) -> tuple[Callable[[], M3ConnectEmbeddings], tuple[()]]:
+        """Let copies and pickles be made anew, with nothing remembered."""
+        return partial(type(self), **self._arguments), ()
 
     def encode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings:
         """Return all views of texts; token vectors where asked for."""
@@ -124,12 +137,6 @@ def _load(model: str | Path) -> Encoder:
     from m3connect import M3Encoder  # imports torch
 
     return M3Encoder.from_pretrained(model)
-
-
-def _require(encoder: Encoder | None) -> Encoder:
-    if encoder is None:
-        raise ValueError("M3ConnectEmbeddings takes either encoder= or model=")
-    return encoder
 
 
 def _one(text: str) -> str:

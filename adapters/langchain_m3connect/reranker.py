@@ -44,7 +44,8 @@ class M3ConnectReranker(BaseDocumentCompressor):
     """Of dense, sparse and multi-vector scores; (0, 0, 1) is MaxSim alone."""
 
     scores_key: str | None = None
-    """Where given, the scores are put into the metadata of the returned copies under this key."""
+    """Where given, the scores are put into the metadata of the returned copies under this key, in place of what was
+    there."""
 
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None

@@ -14,6 +14,7 @@ from langchain_m3connect.convert import from_hit, to_filter
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from langchain_m3connect.vectorstore import M3ConnectVectorStore
 from m3connect import RRF, Dense, Hit, Sparse, Weighted
+from m3connect.awaiting import ThreadedStore
 from m3connect.filters import Filter
 from m3connect.flows import Flow
 from m3connect.retrieval import TokenSource, check_weights
@@ -68,7 +69,8 @@ class M3ConnectRetriever(BaseRetriever):
     """Where the token vectors are, a `TokenStore`; what it lacks is encoded again and, unless it is read-only, kept."""
 
     scores_key: str | None = None
-    """Where given, the metadata of the returned documents has the scores under this key: `score`, and one a leg."""
+    """Where given, the metadata of the returned documents has the scores under this key: `score`, and one a leg. They
+    take the place of a stored value under it, so choose a key that the metadata do not have."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -141,10 +143,12 @@ class M3ConnectRetriever(BaseRetriever):
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:  # noqa: ANN401  # the framework's
         """Say what tracing shows: the kind of store, and the model."""
-        embedding = self.vectorstore.embeddings
+        embedding, store = self.vectorstore.embeddings, self.vectorstore.store
+        if isinstance(store, ThreadedStore):
+            store = store.store
         params = LangSmithRetrieverParams(
             ls_retriever_name="m3connect",
-            ls_vector_store_provider=type(self.vectorstore.store).__name__,
+            ls_vector_store_provider=type(store).__name__,
             ls_embedding_provider=type(embedding).__name__,
         )
         model = getattr(embedding, "model", None)

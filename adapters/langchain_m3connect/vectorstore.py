@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_m3connect import convert, flows
 from langchain_m3connect.searching import SearchingVectorStore
@@ -54,6 +55,12 @@ class M3ConnectVectorStore(SearchingVectorStore):
         ['a']
     """
 
+    def as_retriever(self, **kwargs: Any) -> VectorStoreRetriever:  # noqa: ANN401  # the framework's
+        """Return LangChain's own retriever over these searches; tracing is told the model too."""
+        model = getattr(self.embeddings, "model", None)
+        told = {"ls_embedding_model": model} if isinstance(model, str) else {}
+        return super().as_retriever(**kwargs | {"metadata": told | (kwargs.get("metadata") or {})})
+
     # Writing and reading by id.
 
     def add_texts(  # type: ignore[override]  # what we do not know raises a TypeError
@@ -93,16 +100,18 @@ class M3ConnectVectorStore(SearchingVectorStore):
         return await self.targets.arun(self._add(texts, metadatas, ids, batch_size))
 
     def add_documents(  # type: ignore[override]
-        self, documents: Sequence[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
+        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
     ) -> list[str]:
         """Encode and store documents under `ids`, or where none are given under their own; see `add_texts`."""
-        return self.add_texts(*_parts(documents), ids=_ids(documents, ids), batch_size=batch_size)
+        listed = list(documents)
+        return self.add_texts(*_parts(listed), ids=_ids(listed, ids), batch_size=batch_size)
 
     async def aadd_documents(  # type: ignore[override]
-        self, documents: Sequence[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
+        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
     ) -> list[str]:
         """See `add_documents`."""
-        return await self.aadd_texts(*_parts(documents), ids=_ids(documents, ids), batch_size=batch_size)
+        listed = list(documents)
+        return await self.aadd_texts(*_parts(listed), ids=_ids(listed, ids), batch_size=batch_size)
 
     def _add(
         self,

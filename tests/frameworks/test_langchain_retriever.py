@@ -13,7 +13,7 @@ from langchain_core.tools import create_retriever_tool
 from langchain_helpers import METADATA, TEXTS, ForgetfulStore, filled, ids_of
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
 
-from m3connect import RRF, Dense, HybridRetriever, MemoryStore, Sparse, Weighted
+from m3connect import RRF, Dense, HybridRetriever, MemoryStore, Sparse, ThreadedStore, Weighted
 from m3connect.testing import FakeEncoder
 
 QUESTION = "which sea is blue"
@@ -127,6 +127,21 @@ def test_tracing_is_told_what_store_and_model_answer(store):
     )._get_ls_params()
     assert named["ls_embedding_model"] == "m3-mini"
     assert not embeddings.encoder.loaded
+
+
+def test_tracing_is_told_of_the_store_within_an_async_one():
+    vectorstore = M3ConnectVectorStore(
+        store=ThreadedStore(MemoryStore(dim=16)), embedding=M3ConnectEmbeddings(encoder=FakeEncoder())
+    )
+    assert M3ConnectRetriever(vectorstore=vectorstore)._get_ls_params()["ls_vector_store_provider"] == "MemoryStore"
+
+
+async def test_tracing_is_told_the_model_by_langchain_s_own_retriever_too():
+    named = M3ConnectVectorStore.from_texts(["red"], M3ConnectEmbeddings(model="m3-mini"))
+    events = [event async for event in named.as_retriever(metadata={"mine": 1}).astream_events("red")]
+    assert events[0]["metadata"].items() >= {"ls_embedding_model": "m3-mini", "mine": 1}.items()
+    events = [event async for event in filled().as_retriever().astream_events("red")]
+    assert "ls_embedding_model" not in events[0]["metadata"]
 
 
 async def test_events_tell_where_retrieval_starts_and_ends():

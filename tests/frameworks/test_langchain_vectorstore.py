@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import warnings
 
 import numpy as np
@@ -64,6 +66,16 @@ def test_embeddings_take_an_encoder_or_a_model(arguments):
         M3ConnectEmbeddings(**arguments)
 
 
+async def test_embeddings_are_pickled_and_copied_without_what_is_loaded():
+    embeddings = M3ConnectEmbeddings(model="m3-mini", max_length=3, threads=2)
+    assert len(await embeddings.aembed_query("red")) == 256
+    for again in (pickle.loads(pickle.dumps(embeddings)), copy.deepcopy(embeddings)):
+        assert (again.model, again.max_length, again.encoder.loaded) == ("m3-mini", 3, False)
+        assert await again.aembed_query("red apple pie") == embeddings.embed_query("red apple pie")
+    built = M3ConnectEmbeddings(encoder=FakeEncoder(dim=4))
+    assert pickle.loads(pickle.dumps(built)).embed_query("red") == built.embed_query("red")
+
+
 def test_what_is_no_encoder_is_refused():
     with pytest.raises(ValueError, match="threads must be at least 1"):
         M3ConnectEmbeddings(encoder=FakeEncoder(), threads=0)
@@ -89,6 +101,13 @@ def test_documents_without_id_get_one_and_the_others_keep_theirs(store):
     assert added[0] == "moon"
     assert [document.page_content for document in vectorstore.get_by_ids(added)] == ["moon", "star"]
     assert vectorstore.add_documents([Document(page_content="moon", id="moon")], ids=["other"]) == ["other"]
+
+
+async def test_documents_may_come_from_a_generator():
+    vectorstore = filled()
+    assert vectorstore.add_documents(Document(page_content=text, id=text) for text in "ab") == ["a", "b"]
+    assert await vectorstore.aadd_documents(Document(page_content=text, id=text) for text in "cd") == ["c", "d"]
+    assert ids_of(vectorstore.get_by_ids(list("abcd"))) == list("abcd")
 
 
 def test_a_document_under_a_taken_id_replaces_the_old_one(store):
