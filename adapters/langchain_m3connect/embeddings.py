@@ -48,21 +48,13 @@ class M3ConnectEmbeddings(Embeddings):
         max_bytes: int = 64 * 2**20,
         threads: int = 32,
     ) -> None:
-        if (encoder is None) == (model is None):
-            raise ValueError("M3ConnectEmbeddings takes either encoder= or model=, exactly one of them")
-        if encoder is not None and not isinstance(encoder, Encoder):
-            raise ValueError(f"expected an encoder with dim, fingerprint and encode, but got {type(encoder).__name__}")
-        self._arguments = {
-            "encoder": encoder,
-            "model": model,
-            "max_length": max_length,
-            "max_bytes": max_bytes,
-            "threads": threads,
-        }
+        self._again = partial(
+            type(self), encoder=encoder, model=model, max_length=max_length, max_bytes=max_bytes, threads=threads
+        )
         self.model: str | None = getattr(encoder, "name", None) if model is None else str(model)
         """The name of the model, where there is one."""
         self.max_length = max_length
-        self.encoder: Encoder = LazyEncoder(lambda: _load(model)) if encoder is None else encoder
+        self.encoder = _chosen(encoder, model)
         """What encodes; where `model` was given, it loads when first used."""
         self._shared = SharedPass(self.encoder, max_bytes=max_bytes)
         self._async = AsyncEncoder(self._shared, threads=threads)
@@ -72,7 +64,7 @@ class M3ConnectEmbeddings(Embeddings):
 
     def __reduce__(self) -> tuple[Callable[[], M3ConnectEmbeddings], tuple[()]]:
         """Let copies and pickles be made anew, with nothing remembered."""
-        return partial(type(self), **self._arguments), ()
+        return self._again, ()
 
     def encode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings:
         """Return all views of texts; token vectors where asked for."""
@@ -131,6 +123,16 @@ def require_ours(embedding: object) -> M3ConnectEmbeddings:
             "goes into M3ConnectEmbeddings(encoder=...)"
         )
     return embedding
+
+
+def _chosen(encoder: Encoder | None, model: str | Path | None) -> Encoder:
+    if model is not None and encoder is None:
+        return LazyEncoder(partial(_load, model))
+    if encoder is None or model is not None:
+        raise ValueError("M3ConnectEmbeddings takes either encoder= or model=, exactly one of them")
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"expected an encoder with dim, fingerprint and encode, but got {type(encoder).__name__}")
+    return encoder
 
 
 def _load(model: str | Path) -> Encoder:
