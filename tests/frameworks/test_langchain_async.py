@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from backends import open_local_qdrant
 
 pytest.importorskip("langchain_core")
 
@@ -202,24 +203,38 @@ async def test_a_store_that_knows_only_the_protocol_works_too():
     assert ids_of(vectorstore.similarity_search("red")) == ["r"]
 
 
-async def test_a_native_async_client_serves_every_async_method(tmp_path):
+async def serves_every_async_method(store):
+    vectorstore = await M3ConnectVectorStore.afrom_texts(
+        list(TEXTS.values()), M3ConnectEmbeddings(encoder=FakeEncoder()), ids=list(TEXTS), store=store
+    )
+    assert ids_of(await vectorstore.asimilarity_search("deep blue sea", k=2)) == ["sea", "sky"]
+    assert (await vectorstore.asimilarity_search_with_relevance_scores("red apple"))[0][1] == pytest.approx(1.0)
+    assert (await vectorstore.asimilarity_search_with_score("red apple"))[0][0].id == "apple"
+    assert ids_of(await vectorstore.asimilarity_search_by_vector(VECTOR, k=1)) == ["sea"]
+    assert len(await vectorstore.amax_marginal_relevance_search("blue", k=3)) == 3
+    assert len(await vectorstore.amax_marginal_relevance_search_by_vector(VECTOR, k=3)) == 3
+    assert ids_of(await M3ConnectRetriever(vectorstore=vectorstore, rerank=True).ainvoke("sun", k=1)) == ["sun"]
+    assert await vectorstore.adelete(["sun"]) is True
+    assert ids_of(await vectorstore.aget_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+    with pytest.raises(ValueError, match="is async: await"):
+        vectorstore.similarity_search("sea")
+
+
+async def test_the_native_async_client_of_milvus_serves_every_async_method(tmp_path):
     pymilvus = pytest.importorskip("pymilvus")
     manager = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
     from m3connect_milvus import AsyncMilvusStore
 
     path = str(tmp_path / "docs.db")
     sync, client = pymilvus.MilvusClient(path), pymilvus.AsyncMilvusClient(path)
-    store = await AsyncMilvusStore.open(client, "docs", dim=16, index_client=sync)
-    vectorstore = await M3ConnectVectorStore.afrom_texts(
-        list(TEXTS.values()), M3ConnectEmbeddings(encoder=FakeEncoder()), ids=list(TEXTS), store=store
-    )
-    assert ids_of(await vectorstore.asimilarity_search("deep blue sea", k=2)) == ["sea", "sky"]
-    assert (await vectorstore.asimilarity_search_with_relevance_scores("red apple"))[0][1] == pytest.approx(1.0)
-    assert ids_of(await vectorstore.asimilarity_search_by_vector(VECTOR, k=1)) == ["sea"]
-    assert len(await vectorstore.amax_marginal_relevance_search("blue", k=3)) == 3
-    assert ids_of(await M3ConnectRetriever(vectorstore=vectorstore, rerank=True).ainvoke("sun", k=1)) == ["sun"]
-    assert await vectorstore.adelete(["sun"]) is True
-    assert ids_of(await vectorstore.aget_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+    await serves_every_async_method(await AsyncMilvusStore.open(client, "docs", dim=16, index_client=sync))
     await client.close()
     sync.close()
     manager.release_server(path)
+
+
+@pytest.mark.parametrize("multi_vector", [False, True])
+async def test_the_native_async_client_of_qdrant_serves_every_async_method(multi_vector):
+    client = pytest.importorskip("qdrant_client").AsyncQdrantClient(":memory:")
+    await serves_every_async_method(await open_local_qdrant(client, "docs", multi_vector=multi_vector))
+    await client.close()
