@@ -85,7 +85,7 @@ class M3ConnectRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
-        filter: Any = None,  # noqa: ANN401  # ours or the database's
+        filter: object = None,
         fusion: RRF | Weighted | Dense | Sparse | None = None,
         candidates: int | None = None,
         rerank: bool | None = None,
@@ -99,7 +99,7 @@ class M3ConnectRetriever(BaseRetriever):
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
-        filter: Any = None,  # noqa: ANN401
+        filter: object = None,
         fusion: RRF | Weighted | Dense | Sparse | None = None,
         candidates: int | None = None,
         rerank: bool | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -22,9 +21,6 @@ from m3connect.fusion import Fusion, check_fusion
 from m3connect.store import check_count
 
 __all__ = ["SearchingVectorStore"]
-
-NativeOrOurs: TypeAlias = Any
-"""A filter: of `m3connect.filters`, or the database's own."""
 
 
 class SearchingVectorStore(VectorStore):
@@ -62,7 +58,7 @@ class SearchingVectorStore(VectorStore):
         self,
         k: int,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
         with_scores: bool = False,
@@ -101,7 +97,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -114,7 +110,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -129,7 +125,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -146,7 +142,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -161,7 +157,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -180,7 +176,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -194,7 +190,7 @@ class SearchingVectorStore(VectorStore):
         embedding: Sequence[float],
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """Return the documents whose dense vectors are nearest to a vector by cosine."""
         hits = self.targets.run(flows.search(from_vectors([embedding]), self.asked(k, filter=filter, fusion=Dense())))
@@ -205,7 +201,7 @@ class SearchingVectorStore(VectorStore):
         embedding: Sequence[float],
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """See `similarity_search_by_vector`."""
         hits = await self.targets.arun(
@@ -220,7 +216,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -245,7 +241,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -260,7 +256,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """Do as `max_marginal_relevance_search` for a dense vector."""
         asked = self.asked(k, filter=filter, fusion=Dense())
@@ -274,7 +270,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """See `max_marginal_relevance_search_by_vector`."""
         asked = self.asked(k, filter=filter, fusion=Dense())

@@ -129,7 +129,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         self,
         ids: Sequence[str] | None = None,
         *,
-        filter: Any = None,  # noqa: ANN401  # ours or the database's
+        filter: object = None,
     ) -> bool:
         """Delete by ids or by filter, exactly one of them; absent ids are passed over.
 
@@ -145,7 +145,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         self,
         ids: Sequence[str] | None = None,
         *,
-        filter: Any = None,  # noqa: ANN401
+        filter: object = None,
     ) -> bool:
         """See `delete`."""
         return await self.targets.arun(_delete(ids, filter))
