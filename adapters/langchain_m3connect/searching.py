@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langchain_m3connect import flows
-from langchain_m3connect.convert import from_document, from_hit, relevance, to_filter
-from langchain_m3connect.embeddings import M3ConnectEmbeddings
+from langchain_m3connect.convert import from_document, from_hit, relevance
 from langchain_m3connect.flows import Asked
 from langchain_m3connect.plain import from_vectors
-from langchain_m3connect.targets import Targets, encoding_of
-from m3connect import Dense, Hit, HybridStore
-from m3connect.base import AsyncStore
+from langchain_m3connect.targets import Targets
+from m3connect import Dense, Hit
 from m3connect.flows import Flow
-from m3connect.fusion import Fusion, check_fusion
-from m3connect.store import check_count
+from m3connect.fusion import Fusion
 
 __all__ = ["SearchingVectorStore"]
 
@@ -26,34 +23,9 @@ __all__ = ["SearchingVectorStore"]
 class SearchingVectorStore(VectorStore):
     """The part of `M3ConnectVectorStore` that searches; arguments are described there."""
 
-    def __init__(
-        self,
-        *,
-        store: HybridStore | AsyncStore,
-        embedding: Embeddings,
-        fusion: Fusion | None = None,
-        candidates: int | None = None,
-    ) -> None:
-        self.store = store
-        self.targets = Targets(encoding_of(embedding), store)
-        self._embedding = embedding
-        self.full = isinstance(embedding, M3ConnectEmbeddings)
-        """Whether the embedding makes all legs, and not the dense one alone."""
-        if candidates is not None:
-            check_count("candidates", candidates)
-        self._candidates = candidates
-        if not self.full and store.multi_vector:
-            raise ValueError(
-                f"the store keeps token vectors, which {type(embedding).__name__} does not make: use "
-                "M3ConnectEmbeddings, or a store that was made with multi_vector=False"
-            )
-        self._fusion = flows.default_fusion(full=self.full) if fusion is None else self._check_fusion(fusion)
+    targets: Targets
 
-    @property
-    def embeddings(self) -> Embeddings:
-        """The embedding it was made with."""
-        return self._embedding
-
+    @abstractmethod
     def asked(
         self,
         k: int,
@@ -63,31 +35,7 @@ class SearchingVectorStore(VectorStore):
         candidates: int | None = None,
         with_scores: bool = False,
     ) -> Asked:
-        """Complete the arguments of a search by what the vector store was made with.
-
-        Raises:
-            ValueError: a number is below 1, or the fusion needs a leg that a plain embedding does not have.
-        """
-        check_count("k", k)
-        candidates = self._candidates if candidates is None else candidates
-        if candidates is not None:
-            check_count("candidates", candidates)
-        return Asked(
-            k=k,
-            filter=to_filter(filter),
-            fusion=self._fusion if fusion is None else self._check_fusion(fusion),
-            candidates=candidates,
-            with_scores=with_scores,
-        )
-
-    def _check_fusion(self, fusion: Fusion) -> Fusion:
-        check_fusion(fusion)
-        if not self.full and fusion.legs != ("dense",):
-            raise ValueError(
-                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches "
-                f"{list(fusion.legs)}: use fusion=Dense(), or M3ConnectEmbeddings"
-            )
-        return fusion
+        """Complete the arguments of a search by what the vector store was made with."""
 
     def _hits(self, query: str, asked: Asked) -> Flow[list[Hit]]:
         return (yield from flows.search((yield from flows.encode_query(query)), asked))

@@ -11,12 +11,15 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_m3connect import convert, flows
+from langchain_m3connect.embeddings import M3ConnectEmbeddings
+from langchain_m3connect.flows import Asked
 from langchain_m3connect.searching import SearchingVectorStore
-from langchain_m3connect.targets import encoding_of
+from langchain_m3connect.targets import Targets, encoding_of
 from m3connect import HybridStore, MemoryStore
 from m3connect.base import AsyncStore
 from m3connect.flows import Call, Flow, compute
-from m3connect.fusion import Fusion
+from m3connect.fusion import Fusion, check_fusion
+from m3connect.store import check_count
 
 __all__ = ["M3ConnectVectorStore"]
 
@@ -54,6 +57,69 @@ class M3ConnectVectorStore(SearchingVectorStore):
         >>> [document.id for document in vectorstore.similarity_search("apple", k=1)]
         ['a']
     """
+
+    def __init__(
+        self,
+        *,
+        store: HybridStore | AsyncStore,
+        embedding: Embeddings,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> None:
+        self.store = store
+        self.targets = Targets(encoding_of(embedding), store)
+        self._embedding = embedding
+        self.full = isinstance(embedding, M3ConnectEmbeddings)
+        """Whether the embedding makes all legs, and not the dense one alone."""
+        if candidates is not None:
+            check_count("candidates", candidates)
+        self._candidates = candidates
+        if not self.full and store.multi_vector:
+            raise ValueError(
+                f"the store keeps token vectors, which {type(embedding).__name__} does not make: use "
+                "M3ConnectEmbeddings, or a store that was made with multi_vector=False"
+            )
+        self._fusion = flows.default_fusion(full=self.full) if fusion is None else self._check_fusion(fusion)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedding it was made with."""
+        return self._embedding
+
+    def asked(
+        self,
+        k: int,
+        *,
+        filter: object = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+        with_scores: bool = False,
+    ) -> Asked:
+        """Complete the arguments of a search by what the vector store was made with.
+
+        Raises:
+            ValueError: a number is below 1, or the fusion needs a leg that a plain embedding does not have.
+        """
+        check_count("k", k)
+        candidates = self._candidates if candidates is None else candidates
+        if candidates is not None:
+            check_count("candidates", candidates)
+        return Asked(
+            k=k,
+            filter=convert.to_filter(filter),
+            fusion=self._fusion if fusion is None else self._check_fusion(fusion),
+            candidates=candidates,
+            with_scores=with_scores,
+        )
+
+    def _check_fusion(self, fusion: Fusion) -> Fusion:
+        check_fusion(fusion)
+        if not self.full and fusion.legs != ("dense",):
+            raise ValueError(
+                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches "
+                f"{list(fusion.legs)}: use fusion=Dense(), or M3ConnectEmbeddings"
+            )
+        return fusion
 
     def as_retriever(self, **kwargs: Any) -> VectorStoreRetriever:  # noqa: ANN401  # the framework's
         """Return LangChain's own retriever over these searches; tracing is told the model too."""

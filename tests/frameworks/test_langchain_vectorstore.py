@@ -373,6 +373,11 @@ def test_a_mistake_says_what_was_expected(call, message):
         call(filled())
 
 
+def test_a_message_about_arguments_names_the_class_that_was_called():
+    with pytest.raises(TypeError, match=r"M3ConnectVectorStore\.__init__\(\) takes 1 positional"):
+        M3ConnectVectorStore(MemoryStore(dim=16), M3ConnectEmbeddings(encoder=FakeEncoder()))
+
+
 def test_sync_methods_of_an_async_store_say_what_to_do():
     vectorstore = M3ConnectVectorStore(
         store=ThreadedStore(MemoryStore(dim=16)), embedding=M3ConnectEmbeddings(encoder=FakeEncoder())
