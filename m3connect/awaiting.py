@@ -99,6 +99,11 @@ class ThreadedStore(AsyncStore):
         self._store = store
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="m3connect-store")
 
+    @property
+    def store(self) -> Store:
+        """The sync store whose operations run in the threads."""
+        return self._store
+
     async def _run(self, flow: Flow[_T]) -> _T:
         operation = self._begin(flow)
         try:

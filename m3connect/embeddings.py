@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FloatArray", "IntArray", "M3Embeddings", "SparseRows"]
+__all__ = ["FloatArray", "IntArray", "M3Embeddings", "SparseRows", "unit_rows"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -243,6 +243,34 @@ class M3Embeddings:
         if self.multi_vector is None:
             raise ValueError("this batch has no token vectors: encode with multi_vector=True")
         return self.multi_vector
+
+
+def unit_rows(vectors: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
+    """Return vectors of any length as unit rows, so that their inner product is the cosine; zeros stay zeros.
+
+    Args:
+        vectors: [n, d].
+
+    Returns:
+        [n, d]; [0, 0] where there are no vectors.
+
+    Raises:
+        ValueError: the vectors differ in length, or are no vectors of numbers.
+
+    Example:
+        >>> unit_rows([[3.0, 4.0], [0.0, 0.0]]).round(2).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    if not len(vectors):
+        return np.zeros((0, 0), np.float32)
+    try:
+        rows = np.asarray(vectors, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"vectors must be lists of numbers, all equally long ({error})") from error
+    if rows.ndim != 2:
+        raise ValueError(f"vectors must have shape [n, d], but have {rows.shape}; one vector is a list of one")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1.0), np.float32)
 
 
 def _merge(row: Mapping[Any, float]) -> dict[int, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from m3connect.embeddings import M3Embeddings
-from m3connect.store import Encoder
+from m3connect.store import Encoder, check_count
 
 __all__ = ["AsyncEncoder", "LazyEncoder", "SharedPass"]
 
@@ -87,6 +87,7 @@ class AsyncEncoder:
     """
 
     def __init__(self, encoder: Encoder, *, threads: int = 32) -> None:
+        check_count("threads", threads)
         self.encoder = encoder
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="m3connect-async")  # starts them when needed
 
@@ -143,6 +144,8 @@ class SharedPass:
         self._known: dict[tuple[str, int | None], _Pass] = {}
         self._kept: dict[_Pass, int] = {}
         """Finished passes with their bytes, oldest first."""
+        self._bytes = 0
+        """Their sum."""
 
     @property
     def dim(self) -> int:
@@ -203,9 +206,10 @@ class SharedPass:
             self._forget(own)
             return self._keep_part(own, batch, int(len(batch) * self.max_bytes / size))
         self._kept[own] = size
-        while sum(self._kept.values()) > self.max_bytes:
+        self._bytes += size
+        while self._bytes > self.max_bytes:
             oldest = next(iter(self._kept))
-            del self._kept[oldest]
+            self._bytes -= self._kept.pop(oldest)
             self._forget(oldest)
         return None
 

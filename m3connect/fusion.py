@@ -19,6 +19,7 @@ __all__ = [
     "Leg",
     "Sparse",
     "Weighted",
+    "check_fusion",
     "rank",
     "reciprocal_ranks",
     "weighted_sum",
@@ -122,6 +123,16 @@ class Sparse:
 
 
 Fusion: TypeAlias = RRF | Weighted | Dense | Sparse
+
+
+def check_fusion(fusion: object) -> None:
+    """Refuse what is no fusion.
+
+    Raises:
+        ValueError: it is something else, for instance a name.
+    """
+    if not isinstance(fusion, RRF | Weighted | Dense | Sparse):
+        raise ValueError(f"fusion must be RRF(), Weighted(), Dense() or Sparse(), but is {fusion!r}")
 
 
 def rank(scores: Scores) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from m3connect import scoring
 from m3connect.embeddings import FloatArray, M3Embeddings
-from m3connect.fusion import RRF, Dense, Fusion, Leg, Sparse, Weighted, rank, reciprocal_ranks, weighted_sum
+from m3connect.fusion import RRF, Fusion, Leg, Weighted, check_fusion, rank, reciprocal_ranks, weighted_sum
 from m3connect.store import Document, Hit, check_count
 
 __all__ = ["FetchDocuments", "FetchTokenVectors", "FindCandidates", "ScoreIds", "SearchPlan", "Step", "search_flow"]
@@ -92,8 +92,7 @@ class SearchPlan:
             check_count("candidates", self.candidates)
         if self.offset is not None and (not isinstance(self.offset, int) or self.offset < 0):
             raise ValueError(f"offset must be a whole number of at least 0, but is {self.offset!r}")
-        if not isinstance(self.fusion, RRF | Weighted | Dense | Sparse):
-            raise ValueError(f"fusion must be RRF(), Weighted(), Dense() or Sparse(), but is {self.fusion!r}")
+        check_fusion(self.fusion)
         unknown = set(self.min_scores or ()) - set(self.fusion.legs)
         if unknown:
             raise ValueError(f"min_scores names {sorted(unknown)}, but this fusion searches {list(self.fusion.legs)}")

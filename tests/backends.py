@@ -229,23 +229,25 @@ class AsyncQdrantBackend(QdrantBackend):
     def open(self, name: str | None = None, **options: Any) -> Any:
         name = name or fresh_name()
         self._opened.add(name)
-        return Awaited(self.loop.run(self._open(name, **{"dim": 16} | options)), self.loop)
-
-    async def _open(self, name: str, *, filter_fields: FilterFields = (), **options: Any) -> Any:
-        from m3connect_qdrant import AsyncQdrantStore
-        from m3connect_qdrant.opening import Opening, open_collection
-
-        async def perform(call: Call) -> Any:
-            return await getattr(self._client.inner, call.method)(**call.arguments)
-
-        bound = BoundClient(perform)
-        wanted = Opening(collection=name, number_fields=number_keys(filter_fields), **options)
-        flows = await bound.run(open_collection(wanted, server=False))
-        return AsyncQdrantStore(bound, flows)
+        return Awaited(self.loop.run(open_local_qdrant(self._client.inner, name, **options)), self.loop)
 
     def close(self) -> None:
         super().close()
         self.loop.close()
+
+
+async def open_local_qdrant(client: Any, name: str, *, filter_fields: FilterFields = (), **options: Any) -> Any:
+    """Open what `AsyncQdrantStore.open` refuses to open, over an async client in local mode."""
+    from m3connect_qdrant import AsyncQdrantStore
+    from m3connect_qdrant.opening import Opening, open_collection
+
+    async def perform(call: Call) -> Any:
+        return await getattr(client, call.method)(**call.arguments)
+
+    bound = BoundClient(perform)
+    wanted = Opening(collection=name, number_fields=number_keys(filter_fields), **{"dim": 16} | options)
+    flows = await bound.run(open_collection(wanted, server=False))
+    return AsyncQdrantStore(bound, flows)
 
 
 class AsyncMilvusBackend(MilvusBackend):

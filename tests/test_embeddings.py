@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from store_checks import random_embeddings
 
 from m3connect import M3Embeddings, SparseRows
+from m3connect.embeddings import unit_rows
 
 rows_of_dicts = st.lists(
     st.dictionaries(st.integers(0, 250_001), st.floats(2**-10, 8, width=32), max_size=6), max_size=6
@@ -206,3 +208,22 @@ def test_positions_may_count_from_the_end_and_every_view_follows() -> None:
 def test_a_token_id_that_comes_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="comes twice"):
         SparseRows.from_dicts([{"5": 1.0, 5: 2.0}])
+
+
+def test_unit_rows_have_length_one_and_point_where_the_vectors_do() -> None:
+    vectors = [[3.0, 4.0], [0.0, 0.0], [-1e-30, 0.0], [1e30, 1e30]]
+    rows = unit_rows(vectors)
+    assert rows.dtype == np.float32
+    assert rows == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0], [0.5**0.5, 0.5**0.5]]))
+    assert np.array_equal(unit_rows(np.array(vectors)), rows)
+
+
+def test_unit_rows_of_nothing_are_none() -> None:
+    assert unit_rows([]).shape == (0, 0)
+    assert len(unit_rows(np.zeros((0, 4), np.float32))) == 0
+
+
+@pytest.mark.parametrize("vectors", [[1.0, 2.0], [[1.0], [1.0, 2.0]], [[[1.0]]], ["abc"], [None]])
+def test_what_is_no_list_of_vectors_has_no_unit_rows(vectors: list[Any]) -> None:
+    with pytest.raises(ValueError, match="vectors must"):
+        unit_rows(vectors)

@@ -220,6 +220,18 @@ def test_the_oldest_passes_are_forgotten_first():
     assert counting.calls == [["a"], ["b"], ["c"], ["a"]]
 
 
+def test_the_latest_passes_stay_however_many_there_were():
+    counting = FakeEncoder()
+    shared = SharedPass(counting, max_bytes=3 * (16 * 4 + 12 + 1))
+    for letter in "abcdefghijklm":
+        shared.encode([letter])
+    counting.calls.clear()
+    shared.encode(["k", "l", "m"])
+    assert counting.calls == []
+    shared.encode(["j"])
+    assert counting.calls == [["j"]]
+
+
 def test_of_a_pass_that_is_too_large_as_much_is_remembered_as_may_be():
     counting = FakeEncoder()
     shared = SharedPass(counting, max_bytes=3 * (16 * 4 + 12 + 1))

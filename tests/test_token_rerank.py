@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from store_checks import ids
@@ -150,6 +151,25 @@ def test_candidates_without_token_vectors_are_encoded_once_and_kept(encoder: Fak
     assert scores(again) == pytest.approx(scores(first), abs=1e-6)
     exact = HybridRetriever(encoder, store, rerank=True).search(QUESTIONS[0], top_k=6)
     assert scores(first) == pytest.approx(scores(exact), abs=bound(tokens))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_document_that_is_deleted_during_a_search_is_left_out(
+    encoder: FakeEncoder, tokens: TokenStore, kept: bool
+) -> None:
+    """Wherever the token vectors are."""
+
+    class Forgetful(MemoryStore):
+        def search(self, *args: Any, **options: Any) -> list[list[Hit]]:
+            found = super().search(*args, **options)
+            self.delete(["sea"])
+            return found
+
+    token_store = tokens if kept else None
+    store = Forgetful(dim=encoder.dim, multi_vector=not kept)
+    ingest(encoder, store, DOCUMENTS, token_store=token_store)
+    hits = HybridRetriever(encoder, store, rerank=True, token_store=token_store).search("blue sea", top_k=6)
+    assert sorted(ids(hits)) == sorted(document.id for document in DOCUMENTS if document.id != "sea")
 
 
 def test_a_token_store_to_be_read_is_left_as_it_is(encoder: FakeEncoder, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document as LangChainDocument
@@ -20,14 +20,15 @@ def to_documents(
     """Return documents to store; one without id gets a random one.
 
     Raises:
-        ValueError: there are not as many metadatas or ids as texts.
+        ValueError: there are not as many metadatas or ids as texts, or one string was given for a list.
 
     Example:
         >>> to_documents(["red"], [{"lang": "en"}], ["a"])
         [Document(id='a', text='red', metadata={'lang': 'en'}, parent_id=None)]
     """
-    if isinstance(texts, str):
-        raise ValueError("texts must be a list of strings, but is one string")
+    for what, strings in (("texts", texts), ("ids", ids)):
+        if isinstance(strings, str):
+            raise ValueError(f"{what} must be a list of strings, but is one string")
     listed = list(texts)
     names = [None] * len(listed) if ids is None else list(ids)
     known = [None] * len(listed) if metadatas is None else list(metadatas)
@@ -64,7 +65,16 @@ def relevance(dense_score: float) -> float:
 
 
 def to_filter(condition: object) -> Filter | None:
-    """Return a filter of ours as it is, and anything else as the database's own, which its store checks."""
+    """Return a filter of ours as it is, and anything else as the database's own, which its store checks.
+
+    Raises:
+        ValueError: it is a dict or a function, which other vector stores take and no database of ours does.
+    """
     if condition is None or isinstance(condition, Filter):
         return condition
+    if isinstance(condition, Mapping) or callable(condition):
+        raise ValueError(
+            f"filters of dicts and functions are not taken, but one is {condition!r:.200}: write "
+            'field("lang") == "de" (from m3connect.filters), or the database\'s own filter'
+        )
     return Native(condition)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 
 from m3connect import RRF, Dense, Document, Hit, M3Embeddings
 from m3connect.embeddings import FloatArray
+from m3connect.errors import CollectionMismatchError
 from m3connect.filters import Filter
-from m3connect.flows import Call, Flow
+from m3connect.flows import Call, Flow, compute
 from m3connect.fusion import Fusion
-from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
+from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits, stored_flow
+from m3connect.store import StoreInfo, check_count
 
 __all__ = [
     "ENCODING",
@@ -27,6 +31,7 @@ __all__ = [
     "default_fusion",
     "encode_query",
     "mmr",
+    "refuse_mixing",
     "rerank",
     "search",
 ]
@@ -68,6 +73,20 @@ def add(documents: Sequence[Document], *, multi_vector: bool, batch_size: int) -
     return [document.id for document in documents]
 
 
+def refuse_mixing(embedding: Embeddings) -> Flow[None]:
+    """Refuse to store what a plain embedding makes in a collection that an encoder of ours has filled.
+
+    Raises:
+        CollectionMismatchError: the collection has a fingerprint.
+    """
+    info: StoreInfo = yield Call("info")
+    if info.fingerprint is not None:
+        raise CollectionMismatchError(
+            f"collection {info.name!r} was filled by {info.fingerprint}, but {type(embedding).__name__} makes dense "
+            "vectors alone, which may not be comparable: give M3ConnectEmbeddings(encoder=...), or another collection"
+        )
+
+
 def encode_query(text: str) -> Flow[M3Embeddings]:
     """Encode a question, all views in one pass."""
     query: M3Embeddings = yield Call("encode_query", {"text": text})
@@ -92,14 +111,18 @@ def search(query: M3Embeddings, asked: Asked) -> Flow[list[Hit]]:
 
 def mmr(query: M3Embeddings, asked: Asked, *, fetch_k: int, lambda_mult: float) -> Flow[list[Document]]:
     """Choose among the best `fetch_k` hits the k that are near the query and far from each other (dense leg)."""
+    check_count("fetch_k", fetch_k)
     if not 0 <= lambda_mult <= 1:
         raise ValueError(f"lambda_mult must be from 0 (diverse) to 1 (similar), but is {lambda_mult}")
     wide = Asked(max(asked.k, fetch_k), asked.filter, asked.fusion, asked.candidates)
     hits = yield from search(query, wide)
-    if not hits:
+    stored = yield from stored_flow([hit.document.id for hit in hits])
+    if not stored:
         return []
-    stored: M3Embeddings = yield Call("get_embeddings", {"ids": [hit.document.id for hit in hits]})
-    return [hits[i].document for i in choose_diverse(query.dense[0], stored.dense, asked.k, lambda_mult)]
+    dense = np.concatenate([row.dense for row in stored.values()])
+    chosen: list[int] = yield compute(partial(choose_diverse, query.dense[0], dense, asked.k, lambda_mult))
+    left = [hit.document for hit in hits if hit.document.id in stored]
+    return [left[i] for i in chosen]
 
 
 def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]:
@@ -108,7 +131,10 @@ def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]
     if not hits:
         return []
     embeddings, tokens = yield from candidates_flow(query, [hits], stored=how.stored, token_store=how.token_store)
-    return rerank_hits(query, [hits], embeddings, top_k=asked.k, weights=how.weights, tokens=tokens)[0]
+    ranked: list[list[Hit]] = yield compute(
+        partial(rerank_hits, query, [hits], embeddings, top_k=asked.k, weights=how.weights, tokens=tokens)
+    )
+    return ranked[0]
 
 
 def choose_diverse(query: FloatArray, vectors: FloatArray, k: int, lambda_mult: float) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from langchain_m3connect.embeddings import M3ConnectEmbeddings
+import asyncio
+
+from langchain_m3connect.embeddings import M3ConnectEmbeddings, require_ours
 
 try:
     from langchain_milvus.utils.sparse import BaseSparseEmbedding
@@ -17,10 +19,13 @@ class M3ConnectMilvusSparse(BaseSparseEmbedding):
 
     Args:
         embedding: the dense side; what one of the two has asked for, the other gets from the same forward pass.
+
+    Raises:
+        ValueError: the embedding is another one, which makes no sparse weights.
     """
 
     def __init__(self, embedding: M3ConnectEmbeddings) -> None:
-        self._embedding = embedding
+        self._embedding = require_ours(embedding)
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Return one row of weights a text."""
@@ -28,7 +33,7 @@ class M3ConnectMilvusSparse(BaseSparseEmbedding):
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """See `embed_documents`."""
-        return (await self._embedding.aencode(texts)).sparse.to_dicts()
+        return await asyncio.to_thread((await self._embedding.aencode(texts)).sparse.to_dicts)
 
     def embed_query(self, query: str) -> dict[int, float]:
         """Return the weights of a question."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from m3connect import M3Embeddings, SparseRows
+from m3connect.embeddings import unit_rows
 
 __all__ = ["PlainEncoding", "from_vectors"]
 
@@ -44,12 +44,5 @@ class PlainEncoding:
 
 
 def from_vectors(vectors: Sequence[Sequence[float]]) -> M3Embeddings:
-    """Return vectors as a batch of unit rows, so that their inner product is the cosine; one of zeros stays.
-
-    Example:
-        >>> from_vectors([[3.0, 4.0]]).dense.round(2).tolist()
-        [[0.6000000238418579, 0.800000011920929]]
-    """
-    dense = np.array(vectors, np.float64).reshape(len(vectors), -1 if len(vectors) else 0)
-    lengths = np.linalg.norm(dense, axis=1, keepdims=True)
-    return M3Embeddings((dense / np.where(lengths > 0, lengths, 1.0)).astype(np.float32), SparseRows.empty(len(dense)))
+    """Return vectors as a batch of unit rows, so that their inner product is the cosine."""
+    return M3Embeddings(unit_rows(vectors), SparseRows.empty(len(vectors)))

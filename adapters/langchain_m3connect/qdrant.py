@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from langchain_m3connect.embeddings import M3ConnectEmbeddings
+import asyncio
+
+from langchain_m3connect.embeddings import M3ConnectEmbeddings, require_ours
 from m3connect import SparseRows
 
 try:
@@ -19,10 +21,13 @@ class M3ConnectQdrantSparse(SparseEmbeddings):
 
     Args:
         embedding: the dense side; what one of the two has asked for, the other gets from the same forward pass.
+
+    Raises:
+        ValueError: the embedding is another one, which makes no sparse weights.
     """
 
     def __init__(self, embedding: M3ConnectEmbeddings) -> None:
-        self._embedding = embedding
+        self._embedding = require_ours(embedding)
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Return one row of weights a text."""
@@ -30,7 +35,7 @@ class M3ConnectQdrantSparse(SparseEmbeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
         """See `embed_documents`."""
-        return _vectors((await self._embedding.aencode(texts)).sparse)
+        return await asyncio.to_thread(_vectors, (await self._embedding.aencode(texts)).sparse)
 
     def embed_query(self, text: str) -> SparseVector:
         """Return the weights of a question."""

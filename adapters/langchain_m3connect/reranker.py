@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from m3connect import Document, Hit, M3Embeddings
-from m3connect.retrieval import rerank_hits
+from m3connect.retrieval import check_weights, rerank_hits
 from m3connect.scoring import HYBRID_WEIGHTS
 
 __all__ = ["M3ConnectReranker"]
@@ -39,11 +40,12 @@ class M3ConnectReranker(BaseDocumentCompressor):
     top_n: int | None = Field(default=None, ge=1)
     """The most documents to keep; None keeps all."""
 
-    weights: tuple[float, float, float] = HYBRID_WEIGHTS
+    weights: Annotated[tuple[float, float, float], AfterValidator(check_weights)] = HYBRID_WEIGHTS
     """Of dense, sparse and multi-vector scores; (0, 0, 1) is MaxSim alone."""
 
     scores_key: str | None = None
-    """Where given, the scores are put into the metadata of the returned copies under this key."""
+    """Where given, the scores are put into the metadata of the returned copies under this key, in place of what was
+    there."""
 
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
@@ -63,11 +65,12 @@ class M3ConnectReranker(BaseDocumentCompressor):
     async def acompress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> list[LangChainDocument]:
-        """See `compress_documents`; encodes in the encoder's own thread."""
+        """See `compress_documents`; encodes and orders in threads."""
         if not documents:
             return []
         encoded = await self.embedding.aencode_query(query)
-        return self._order(documents, encoded, await self.embedding.aencode(_texts(documents), multi_vector=True))
+        rows = await self.embedding.aencode(_texts(documents), multi_vector=True)
+        return await asyncio.to_thread(self._order, documents, encoded, rows)
 
     def as_runnable(self) -> Runnable[dict[str, Any], list[LangChainDocument]]:
         """Return the reranker as a step of a chain that takes `{"documents": [...], "query": "..."}`."""

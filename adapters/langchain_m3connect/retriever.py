@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from pydantic import ConfigDict, Field, InstanceOf, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, model_validator
 
 from langchain_m3connect import flows
 from langchain_m3connect.convert import from_hit, to_filter
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from langchain_m3connect.vectorstore import M3ConnectVectorStore
 from m3connect import RRF, Dense, Hit, Sparse, Weighted
+from m3connect.awaiting import ThreadedStore
 from m3connect.filters import Filter
 from m3connect.flows import Flow
-from m3connect.retrieval import TokenSource
+from m3connect.retrieval import TokenSource, check_weights
 from m3connect.scoring import HYBRID_WEIGHTS
 
 __all__ = ["M3ConnectRetriever"]
@@ -61,14 +62,15 @@ class M3ConnectRetriever(BaseRetriever):
     depth: int = Field(default=50, ge=1)
     """How many hits are reranked."""
 
-    weights: tuple[float, float, float] = HYBRID_WEIGHTS
+    weights: Annotated[tuple[float, float, float], AfterValidator(check_weights)] = HYBRID_WEIGHTS
     """Of dense, sparse and multi-vector scores in the reranked score."""
 
     token_store: InstanceOf[TokenSource] | None = None
     """Where the token vectors are, a `TokenStore`; what it lacks is encoded again and, unless it is read-only, kept."""
 
     scores_key: str | None = None
-    """Where given, the metadata of the returned documents has the scores under this key: `score`, and one a leg."""
+    """Where given, the metadata of the returned documents has the scores under this key: `score`, and one a leg. They
+    take the place of a stored value under it, so choose a key that the metadata do not have."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -83,7 +85,7 @@ class M3ConnectRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
-        filter: Any = None,  # noqa: ANN401  # ours or the database's
+        filter: object = None,
         fusion: RRF | Weighted | Dense | Sparse | None = None,
         candidates: int | None = None,
         rerank: bool | None = None,
@@ -97,7 +99,7 @@ class M3ConnectRetriever(BaseRetriever):
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
-        filter: Any = None,  # noqa: ANN401
+        filter: object = None,
         fusion: RRF | Weighted | Dense | Sparse | None = None,
         candidates: int | None = None,
         rerank: bool | None = None,
@@ -141,10 +143,12 @@ class M3ConnectRetriever(BaseRetriever):
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:  # noqa: ANN401  # the framework's
         """Say what tracing shows: the kind of store, and the model."""
-        embedding = self.vectorstore.embeddings
+        embedding, store = self.vectorstore.embeddings, self.vectorstore.store
+        if isinstance(store, ThreadedStore):
+            store = store.store
         params = LangSmithRetrieverParams(
             ls_retriever_name="m3connect",
-            ls_vector_store_provider=type(self.vectorstore.store).__name__,
+            ls_vector_store_provider=type(store).__name__,
             ls_embedding_provider=type(embedding).__name__,
         )
         model = getattr(embedding, "model", None)

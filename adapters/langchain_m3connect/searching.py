@@ -2,88 +2,40 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langchain_m3connect import flows
-from langchain_m3connect.convert import from_document, from_hit, relevance, to_filter
-from langchain_m3connect.embeddings import M3ConnectEmbeddings
+from langchain_m3connect.convert import from_document, from_hit, relevance
 from langchain_m3connect.flows import Asked
 from langchain_m3connect.plain import from_vectors
-from langchain_m3connect.targets import Targets, encoding_of
-from m3connect import Dense, Hit, HybridStore
-from m3connect.base import AsyncStore
+from langchain_m3connect.targets import Targets
+from m3connect import Dense, Hit
 from m3connect.flows import Flow
 from m3connect.fusion import Fusion
 
 __all__ = ["SearchingVectorStore"]
 
-NativeOrOurs: TypeAlias = Any
-"""A filter: of `m3connect.filters`, or the database's own."""
-
 
 class SearchingVectorStore(VectorStore):
     """The part of `M3ConnectVectorStore` that searches; arguments are described there."""
 
-    def __init__(
-        self,
-        *,
-        store: HybridStore | AsyncStore,
-        embedding: Embeddings,
-        fusion: Fusion | None = None,
-        candidates: int | None = None,
-    ) -> None:
-        self.store = store
-        self.targets = Targets(encoding_of(embedding), store)
-        self._embedding = embedding
-        self._full = isinstance(embedding, M3ConnectEmbeddings)
-        self._candidates = candidates
-        if not self._full and store.multi_vector:
-            raise ValueError(
-                f"the store keeps token vectors, which {type(embedding).__name__} does not make: use "
-                "M3ConnectEmbeddings, or a store that was made with multi_vector=False"
-            )
-        self._fusion = flows.default_fusion(full=self._full) if fusion is None else self._check_fusion(fusion)
+    targets: Targets
 
-    @property
-    def embeddings(self) -> Embeddings:
-        """The embedding it was made with."""
-        return self._embedding
-
+    @abstractmethod
     def asked(
         self,
         k: int,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
         with_scores: bool = False,
     ) -> Asked:
-        """Complete the arguments of a search by what the vector store was made with.
-
-        Raises:
-            ValueError: the fusion needs a leg that a plain embedding does not have.
-        """
-        return Asked(
-            k=k,
-            filter=to_filter(filter),
-            fusion=self._fusion if fusion is None else self._check_fusion(fusion),
-            candidates=self._candidates if candidates is None else candidates,
-            with_scores=with_scores,
-        )
-
-    def _check_fusion(self, fusion: Fusion) -> Fusion:
-        legs = getattr(fusion, "legs", ("dense",))  # what is no fusion the store refuses
-        if not self._full and legs != ("dense",):
-            raise ValueError(
-                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches {list(legs)}: use "
-                "fusion=Dense(), or M3ConnectEmbeddings"
-            )
-        return fusion
+        """Complete the arguments of a search by what the vector store was made with."""
 
     def _hits(self, query: str, asked: Asked) -> Flow[list[Hit]]:
         return (yield from flows.search((yield from flows.encode_query(query)), asked))
@@ -93,7 +45,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -106,7 +58,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -121,7 +73,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -138,7 +90,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -153,7 +105,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -172,7 +124,7 @@ class SearchingVectorStore(VectorStore):
         query: str,
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[tuple[Document, float]]:
@@ -186,7 +138,7 @@ class SearchingVectorStore(VectorStore):
         embedding: Sequence[float],
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """Return the documents whose dense vectors are nearest to a vector by cosine."""
         hits = self.targets.run(flows.search(from_vectors([embedding]), self.asked(k, filter=filter, fusion=Dense())))
@@ -197,7 +149,7 @@ class SearchingVectorStore(VectorStore):
         embedding: Sequence[float],
         k: int = 4,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """See `similarity_search_by_vector`."""
         hits = await self.targets.arun(
@@ -212,7 +164,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -237,7 +189,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
         fusion: Fusion | None = None,
         candidates: int | None = None,
     ) -> list[Document]:
@@ -252,7 +204,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """Do as `max_marginal_relevance_search` for a dense vector."""
         asked = self.asked(k, filter=filter, fusion=Dense())
@@ -266,7 +218,7 @@ class SearchingVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         *,
-        filter: NativeOrOurs = None,
+        filter: object = None,
     ) -> list[Document]:
         """See `max_marginal_relevance_search_by_vector`."""
         asked = self.asked(k, filter=filter, fusion=Dense())

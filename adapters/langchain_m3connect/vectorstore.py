@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_m3connect import convert, flows
+from langchain_m3connect.embeddings import M3ConnectEmbeddings
+from langchain_m3connect.flows import Asked
 from langchain_m3connect.searching import SearchingVectorStore
-from langchain_m3connect.targets import encoding_of
+from langchain_m3connect.targets import Targets, encoding_of
 from m3connect import HybridStore, MemoryStore
 from m3connect.base import AsyncStore
-from m3connect.flows import Call, Flow
-from m3connect.fusion import Fusion
+from m3connect.flows import Call, Flow, compute
+from m3connect.fusion import Fusion, check_fusion
+from m3connect.store import check_count
 
 __all__ = ["M3ConnectVectorStore"]
 
@@ -27,7 +32,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
 
     Ids are any non-empty strings and come back as they were; metadata come back as JSON keeps them, nothing added.
     An unknown argument raises a TypeError. Methods with an `a` in front never block the event loop: an async store is
-    awaited, the calls of a sync one are done in threads, and encoding in a thread of the encoder's own.
+    awaited; encoding and the calls of a sync store are done in threads.
 
     These arguments mean the same in every search:
 
@@ -53,6 +58,75 @@ class M3ConnectVectorStore(SearchingVectorStore):
         ['a']
     """
 
+    def __init__(
+        self,
+        *,
+        store: HybridStore | AsyncStore,
+        embedding: Embeddings,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+    ) -> None:
+        self.store = store
+        self.targets = Targets(encoding_of(embedding), store)
+        self._embedding = embedding
+        self.full = isinstance(embedding, M3ConnectEmbeddings)
+        """Whether the embedding makes all legs, and not the dense one alone."""
+        if candidates is not None:
+            check_count("candidates", candidates)
+        self._candidates = candidates
+        if not self.full and store.multi_vector:
+            raise ValueError(
+                f"the store keeps token vectors, which {type(embedding).__name__} does not make: use "
+                "M3ConnectEmbeddings, or a store that was made with multi_vector=False"
+            )
+        self._fusion = flows.default_fusion(full=self.full) if fusion is None else self._check_fusion(fusion)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedding it was made with."""
+        return self._embedding
+
+    def asked(
+        self,
+        k: int,
+        *,
+        filter: object = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+        with_scores: bool = False,
+    ) -> Asked:
+        """Complete the arguments of a search by what the vector store was made with.
+
+        Raises:
+            ValueError: a number is below 1, or the fusion needs a leg that a plain embedding does not have.
+        """
+        check_count("k", k)
+        candidates = self._candidates if candidates is None else candidates
+        if candidates is not None:
+            check_count("candidates", candidates)
+        return Asked(
+            k=k,
+            filter=convert.to_filter(filter),
+            fusion=self._fusion if fusion is None else self._check_fusion(fusion),
+            candidates=candidates,
+            with_scores=with_scores,
+        )
+
+    def _check_fusion(self, fusion: Fusion) -> Fusion:
+        check_fusion(fusion)
+        if not self.full and fusion.legs != ("dense",):
+            raise ValueError(
+                f"{type(self._embedding).__name__} makes dense vectors alone, but {fusion} searches "
+                f"{list(fusion.legs)}: use fusion=Dense(), or M3ConnectEmbeddings"
+            )
+        return fusion
+
+    def as_retriever(self, **kwargs: Any) -> VectorStoreRetriever:  # noqa: ANN401  # the framework's
+        """Return LangChain's own retriever over these searches; tracing is told the model too."""
+        model = getattr(self.embeddings, "model", None)
+        told = {"ls_embedding_model": model} if isinstance(model, str) else {}
+        return super().as_retriever(**kwargs | {"metadata": told | (kwargs.get("metadata") or {})})
+
     # Writing and reading by id.
 
     def add_texts(  # type: ignore[override]  # what we do not know raises a TypeError
@@ -76,6 +150,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
 
         Raises:
             ValueError: counts differ, or the store refuses a document.
+            CollectionMismatchError: another encoder has filled the store, or one where this embedding is a plain one.
         """
         return self.targets.run(self._add(texts, metadatas, ids, batch_size))
 
@@ -91,16 +166,18 @@ class M3ConnectVectorStore(SearchingVectorStore):
         return await self.targets.arun(self._add(texts, metadatas, ids, batch_size))
 
     def add_documents(  # type: ignore[override]
-        self, documents: Sequence[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
+        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
     ) -> list[str]:
         """Encode and store documents under `ids`, or where none are given under their own; see `add_texts`."""
-        return self.add_texts(*_parts(documents), ids=_ids(documents, ids), batch_size=batch_size)
+        listed = list(documents)
+        return self.add_texts(*_parts(listed), ids=_ids(listed, ids), batch_size=batch_size)
 
     async def aadd_documents(  # type: ignore[override]
-        self, documents: Sequence[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
+        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
     ) -> list[str]:
         """See `add_documents`."""
-        return await self.aadd_texts(*_parts(documents), ids=_ids(documents, ids), batch_size=batch_size)
+        listed = list(documents)
+        return await self.aadd_texts(*_parts(listed), ids=_ids(listed, ids), batch_size=batch_size)
 
     def _add(
         self,
@@ -109,14 +186,16 @@ class M3ConnectVectorStore(SearchingVectorStore):
         ids: Sequence[str | None] | None,
         batch_size: int,
     ) -> Flow[list[str]]:
-        documents = convert.to_documents(texts, metadatas, ids)
-        return flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size)
+        documents = yield compute(partial(convert.to_documents, texts, metadatas, ids))
+        if documents and not self.full:
+            yield from flows.refuse_mixing(self.embeddings)
+        return (yield from flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size))
 
     def delete(  # type: ignore[override]
         self,
         ids: Sequence[str] | None = None,
         *,
-        filter: Any = None,  # noqa: ANN401  # ours or the database's
+        filter: object = None,
     ) -> bool:
         """Delete by ids or by filter, exactly one of them; absent ids are passed over.
 
@@ -132,7 +211,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         self,
         ids: Sequence[str] | None = None,
         *,
-        filter: Any = None,  # noqa: ANN401
+        filter: object = None,
     ) -> bool:
         """See `delete`."""
         return await self.targets.arun(_delete(ids, filter))

@@ -27,50 +27,79 @@ METADATA = {
 }
 
 
+class Gate:
+    """Where calls wait while it is closed: each for a release of its own, and none in the thread of the event loop."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.passed = 0
+        self._arrived, self._released = threading.Semaphore(0), threading.Semaphore(0)
+
+    def pass_through(self) -> None:
+        if not self.closed:
+            return
+        if threading.current_thread() is threading.main_thread():
+            raise RuntimeError("called in the thread of the event loop")
+        self._arrived.release()
+        if not self._released.acquire(timeout=PATIENCE):
+            raise TimeoutError("nobody released the call: the event loop was blocked")
+        self.passed += 1
+
+    async def release_each(self) -> None:
+        """Release the calls that have arrived, one a turn of the event loop."""
+        while True:
+            if self._arrived.acquire(blocking=False):
+                self._released.release()
+            await asyncio.sleep(0.001)
+
+
 class WaitingEncoder(FakeEncoder):
-    """Encodes only while `go` is set, and remembers which threads it was called in."""
+    """Encodes when its gate lets it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.started, self.go = threading.Event(), threading.Event()
-        self.go.set()
-        self.threads: set[str] = set()
+        self.gate = Gate()
 
     def encode(self, texts, *, multi_vector=False, max_length=None):
-        self.threads.add(threading.current_thread().name)
-        self.started.set()
-        if not self.go.wait(PATIENCE):
-            raise TimeoutError("nobody set the event: the event loop was blocked")
+        self.gate.pass_through()
         return super().encode(texts, multi_vector=multi_vector, max_length=max_length)
 
 
 class WaitingStore(MemoryStore):
-    """Answers only while `go` is set."""
+    """Answers each call when its gate lets it."""
 
     def __init__(self, **options) -> None:
         super().__init__(**options)
-        self.started, self.go = threading.Event(), threading.Event()
-        self.go.set()
+        self.gate = Gate()
 
     def _perform(self, call):
-        self.started.set()
-        if not self.go.wait(PATIENCE):
-            raise TimeoutError("nobody set the event: the event loop was blocked")
+        self.gate.pass_through()
         return super()._perform(call)
 
 
-async def while_the_loop_goes_on(waiting: WaitingEncoder | WaitingStore, work: Awaitable[T]) -> T:
-    """Await work that can only end if another coroutine runs after it has begun to encode (or to store)."""
+class ForgetfulStore(MemoryStore):
+    """Loses documents right after each search, as if another client had deleted them."""
 
-    async def let_go() -> None:
-        while not waiting.started.is_set():
-            await asyncio.sleep(0.001)
-        waiting.go.set()
+    lost: tuple[str, ...] = ()
 
-    waiting.started.clear()
-    waiting.go.clear()
-    async with asyncio.timeout(2 * PATIENCE):
-        result, _ = await asyncio.gather(work, let_go())
+    def _run(self, flow):
+        answer = super()._run(flow)
+        if flow.__name__ == "search":
+            self.delete(list(self.lost))
+        return answer
+
+
+async def while_the_loop_goes_on(gate: Gate, work: Awaitable[T]) -> T:
+    """Await work that comes to the gate, and passes it each time only because another coroutine runs then."""
+    gate.closed, gate.passed = True, 0
+    releasing = asyncio.create_task(gate.release_each())
+    try:
+        async with asyncio.timeout(2 * PATIENCE):
+            result = await work
+    finally:
+        releasing.cancel()
+        gate.closed = False
+    assert gate.passed
     return result
 
 

@@ -3,108 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from backends import open_local_qdrant
 
 pytest.importorskip("langchain_core")
 
-from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
-from langchain_core.indexing import InMemoryRecordManager, aindex
-from langchain_helpers import TEXTS, WaitingEncoder, WaitingStore, filled, ids_of, while_the_loop_goes_on
-from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
+from langchain_helpers import (
+    PATIENCE,
+    TEXTS,
+    Gate,
+    WaitingEncoder,
+    WaitingStore,
+    filled,
+    ids_of,
+    while_the_loop_goes_on,
+)
+from langchain_m3connect import M3ConnectEmbeddings, M3ConnectRetriever, M3ConnectVectorStore
+from langchain_paths import ENCODING_PATHS, STORE_PATHS, VECTOR, compress
 
 from m3connect import MemoryStore
 from m3connect.awaiting import ThreadedStore
 from m3connect.testing import FakeEncoder
 
-VECTOR = FakeEncoder().encode(["blue sea"]).dense[0].tolist()
-DOCUMENTS = [Document(page_content="pale moon", id="moon")]
 
-
-async def stream(vectorstore):
-    return [event["event"] async for event in M3ConnectRetriever(vectorstore=vectorstore).astream_events("sea")]
-
-
-async def index_into(vectorstore):
-    manager = InMemoryRecordManager("documents")
-    manager.create_schema()
-    return await aindex(DOCUMENTS, manager, vectorstore, cleanup="full", key_encoder="sha256")
-
-
-async def compress(vectorstore):
-    return await M3ConnectReranker(embedding=vectorstore.embeddings).acompress_documents(DOCUMENTS, "moon")
-
-
-async def run_reranker(vectorstore):
-    given = {"documents": DOCUMENTS, "query": "moon"}
-    return await M3ConnectReranker(embedding=vectorstore.embeddings).as_runnable().ainvoke(given)
-
-
-async def bridge_to_qdrant(vectorstore):
-    pytest.importorskip("langchain_qdrant")
+async def rows_for_qdrant(vectorstore):
     from langchain_m3connect.qdrant import M3ConnectQdrantSparse
 
     return await M3ConnectQdrantSparse(vectorstore.embeddings).aembed_documents(["new"])
 
 
-async def bridge_to_milvus(vectorstore):
-    pytest.importorskip("langchain_milvus")
-    from langchain_m3connect.milvus import M3ConnectMilvusSparse
-
-    return await M3ConnectMilvusSparse(vectorstore.embeddings).aembed_query("new")
-
-
-ENCODING_PATHS = {
-    "aembed_documents": lambda v: v.embeddings.aembed_documents(["new"]),
-    "aembed_query": lambda v: v.embeddings.aembed_query("new"),
-    "aadd_texts": lambda v: v.aadd_texts(["new"]),
-    "aadd_documents": lambda v: v.aadd_documents(DOCUMENTS),
-    "asimilarity_search": lambda v: v.asimilarity_search("new"),
-    "asimilarity_search_with_score": lambda v: v.asimilarity_search_with_score("new"),
-    "asimilarity_search_with_relevance_scores": lambda v: v.asimilarity_search_with_relevance_scores("new"),
-    "amax_marginal_relevance_search": lambda v: v.amax_marginal_relevance_search("new"),
-    "asearch": lambda v: v.asearch("new", "similarity"),
-    "afrom_texts": lambda v: M3ConnectVectorStore.afrom_texts(["new"], v.embeddings),
-    "afrom_documents": lambda v: M3ConnectVectorStore.afrom_documents(DOCUMENTS, v.embeddings),
-    "as_retriever": lambda v: v.as_retriever().ainvoke("new"),
-    "retriever": lambda v: M3ConnectRetriever(vectorstore=v).ainvoke("new"),
-    "retriever, reranking": lambda v: M3ConnectRetriever(vectorstore=v, rerank=True).ainvoke("new"),
-    "retriever, abatch": lambda v: M3ConnectRetriever(vectorstore=v).abatch(["new", "newer"]),
-    "retriever, astream_events": stream,
-    "reranker": compress,
-    "reranker as a runnable": run_reranker,
-    "aindex": index_into,
-    "bridge to langchain-qdrant": bridge_to_qdrant,
-    "bridge to langchain-milvus": bridge_to_milvus,
+COMPUTED = {
+    "documents": ("langchain_m3connect.convert.to_documents", ENCODING_PATHS["aadd_documents"]),
+    "diversity": ("langchain_m3connect.flows.choose_diverse", ENCODING_PATHS["amax_marginal_relevance_search"]),
+    "scores of a retriever": ("langchain_m3connect.flows.rerank_hits", ENCODING_PATHS["retriever, reranking"]),
+    "scores of a reranker": ("langchain_m3connect.reranker.rerank_hits", compress),
+    "rows of a bridge": ("langchain_m3connect.qdrant._vectors", rows_for_qdrant),
 }
-
-STORE_PATHS = {
-    name: path
-    for name, path in ENCODING_PATHS.items()
-    if not name.startswith(("aembed", "reranker", "afrom", "bridge"))  # have no store, or one of their own
-} | {
-    "adelete": lambda v: v.adelete(["sea"]),
-    "aget_by_ids": lambda v: v.aget_by_ids(["sea"]),
-    "asimilarity_search_by_vector": lambda v: v.asimilarity_search_by_vector(VECTOR),
-    "amax_marginal_relevance_search_by_vector": lambda v: v.amax_marginal_relevance_search_by_vector(VECTOR),
-}
+"""What takes time apart from encoder and store: the function, and a path that calls it."""
 
 
 @pytest.mark.parametrize("name", ENCODING_PATHS)
 async def test_the_loop_goes_on_while_texts_are_encoded(name):
     encoder = WaitingEncoder()
     vectorstore = filled(encoder=encoder)
-    encoder.threads.clear()
-    await while_the_loop_goes_on(encoder, ENCODING_PATHS[name](vectorstore))
-    assert len(encoder.threads) == 1
-    assert encoder.threads.pop().startswith("m3connect-encoder")
+    await while_the_loop_goes_on(encoder.gate, ENCODING_PATHS[name](vectorstore))
 
 
 @pytest.mark.parametrize("name", STORE_PATHS)
 async def test_the_loop_goes_on_while_a_sync_store_works(name):
     store = WaitingStore(dim=16)
-    await while_the_loop_goes_on(store, STORE_PATHS[name](filled(store)))
+    await while_the_loop_goes_on(store.gate, STORE_PATHS[name](filled(store)))
 
 
 @pytest.mark.parametrize("name", STORE_PATHS)
@@ -112,19 +64,71 @@ async def test_an_async_store_is_awaited(name):
     inner = WaitingStore(dim=16)
     filled(inner)
     vectorstore = M3ConnectVectorStore(store=ThreadedStore(inner), embedding=M3ConnectEmbeddings(encoder=FakeEncoder()))
-    await while_the_loop_goes_on(inner, STORE_PATHS[name](vectorstore))
+    await while_the_loop_goes_on(inner.gate, STORE_PATHS[name](vectorstore))
 
 
-async def test_what_blocks_the_loop_would_be_noticed(monkeypatch):
+@pytest.mark.parametrize("name", COMPUTED)
+async def test_the_loop_goes_on_while_something_is_computed(name, monkeypatch):
+    place, path = COMPUTED[name]
+    gate = Gate()
+    library, _, function = place.rpartition(".")
+    real = getattr(pytest.importorskip(library), function)
+
+    def gated(*args, **options):
+        gate.pass_through()
+        return real(*args, **options)
+
+    vectorstore = filled()
+    monkeypatch.setattr(place, gated)
+    await while_the_loop_goes_on(gate, path(vectorstore))
+
+
+async def test_what_is_called_on_the_loop_would_be_noticed():
+    encoder = WaitingEncoder()
+    embeddings = M3ConnectEmbeddings(encoder=encoder)
+
+    async def first_well_then_on_the_loop():
+        await embeddings.aembed_query("one")
+        return embeddings.embed_query("two")
+
+    with pytest.raises(RuntimeError, match="in the thread of the event loop"):
+        await while_the_loop_goes_on(encoder.gate, first_well_then_on_the_loop())
+
+
+async def test_what_keeps_the_loop_waiting_for_a_thread_would_be_noticed(monkeypatch):
     monkeypatch.setattr("langchain_helpers.PATIENCE", 0.2)
     encoder = WaitingEncoder()
     embeddings = M3ConnectEmbeddings(encoder=encoder)
 
-    async def blocks():
-        return embeddings.embed_query("new")
+    async def first_well_then_waiting():
+        await embeddings.aembed_query("one")
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(embeddings.embed_query, "two").result()
 
     with pytest.raises(TimeoutError, match="the event loop was blocked"):
-        await while_the_loop_goes_on(encoder, blocks())
+        await while_the_loop_goes_on(encoder.gate, first_well_then_waiting())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_as_many_calls_are_with_the_encoder_as_threads_says(threads):
+    class Counting(FakeEncoder):
+        inside, most = 0, 0
+        lock, full = threading.Lock(), threading.Barrier(threads)
+
+        def encode(self, texts, *, multi_vector=False, max_length=None):
+            with self.lock:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            self.full.wait(PATIENCE)
+            batch = super().encode(texts, multi_vector=multi_vector, max_length=max_length)
+            with self.lock:
+                self.inside -= 1
+            return batch
+
+    encoder = Counting()
+    embeddings = M3ConnectEmbeddings(encoder=encoder, threads=threads)
+    await asyncio.gather(*(embeddings.aembed_query(f"text {i}") for i in range(6)))
+    assert encoder.most == threads
 
 
 async def test_loading_a_model_does_not_block_the_loop(monkeypatch):
@@ -139,7 +143,7 @@ async def test_loading_a_model_does_not_block_the_loop(monkeypatch):
         lambda: M3ConnectEmbeddings(model="any").aembed_query("red"),
         lambda: M3ConnectVectorStore.afrom_texts(["red"], M3ConnectEmbeddings(model="any")),
     ):
-        await while_the_loop_goes_on(encoder, path())
+        await while_the_loop_goes_on(encoder.gate, path())
 
 
 async def test_async_methods_find_what_the_sync_ones_find(store):
@@ -199,24 +203,38 @@ async def test_a_store_that_knows_only_the_protocol_works_too():
     assert ids_of(vectorstore.similarity_search("red")) == ["r"]
 
 
-async def test_a_native_async_client_serves_every_async_method(tmp_path):
+async def serves_every_async_method(store):
+    vectorstore = await M3ConnectVectorStore.afrom_texts(
+        list(TEXTS.values()), M3ConnectEmbeddings(encoder=FakeEncoder()), ids=list(TEXTS), store=store
+    )
+    assert ids_of(await vectorstore.asimilarity_search("deep blue sea", k=2)) == ["sea", "sky"]
+    assert (await vectorstore.asimilarity_search_with_relevance_scores("red apple"))[0][1] == pytest.approx(1.0)
+    assert (await vectorstore.asimilarity_search_with_score("red apple"))[0][0].id == "apple"
+    assert ids_of(await vectorstore.asimilarity_search_by_vector(VECTOR, k=1)) == ["sea"]
+    assert len(await vectorstore.amax_marginal_relevance_search("blue", k=3)) == 3
+    assert len(await vectorstore.amax_marginal_relevance_search_by_vector(VECTOR, k=3)) == 3
+    assert ids_of(await M3ConnectRetriever(vectorstore=vectorstore, rerank=True).ainvoke("sun", k=1)) == ["sun"]
+    assert await vectorstore.adelete(["sun"]) is True
+    assert ids_of(await vectorstore.aget_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+    with pytest.raises(ValueError, match="is async: await"):
+        vectorstore.similarity_search("sea")
+
+
+async def test_the_native_async_client_of_milvus_serves_every_async_method(tmp_path):
     pymilvus = pytest.importorskip("pymilvus")
     manager = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
     from m3connect_milvus import AsyncMilvusStore
 
     path = str(tmp_path / "docs.db")
     sync, client = pymilvus.MilvusClient(path), pymilvus.AsyncMilvusClient(path)
-    store = await AsyncMilvusStore.open(client, "docs", dim=16, index_client=sync)
-    vectorstore = await M3ConnectVectorStore.afrom_texts(
-        list(TEXTS.values()), M3ConnectEmbeddings(encoder=FakeEncoder()), ids=list(TEXTS), store=store
-    )
-    assert ids_of(await vectorstore.asimilarity_search("deep blue sea", k=2)) == ["sea", "sky"]
-    assert (await vectorstore.asimilarity_search_with_relevance_scores("red apple"))[0][1] == pytest.approx(1.0)
-    assert ids_of(await vectorstore.asimilarity_search_by_vector(VECTOR, k=1)) == ["sea"]
-    assert len(await vectorstore.amax_marginal_relevance_search("blue", k=3)) == 3
-    assert ids_of(await M3ConnectRetriever(vectorstore=vectorstore, rerank=True).ainvoke("sun", k=1)) == ["sun"]
-    assert await vectorstore.adelete(["sun"]) is True
-    assert ids_of(await vectorstore.aget_by_ids(list(TEXTS))) == ["apple", "sea", "sky"]
+    await serves_every_async_method(await AsyncMilvusStore.open(client, "docs", dim=16, index_client=sync))
     await client.close()
     sync.close()
     manager.release_server(path)
+
+
+@pytest.mark.parametrize("multi_vector", [False, True])
+async def test_the_native_async_client_of_qdrant_serves_every_async_method(multi_vector):
+    client = pytest.importorskip("qdrant_client").AsyncQdrantClient(":memory:")
+    await serves_every_async_method(await open_local_qdrant(client, "docs", multi_vector=multi_vector))
+    await client.close()

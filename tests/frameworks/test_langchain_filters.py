@@ -92,7 +92,7 @@ def test_a_database_s_own_filter_combines_with_ours(database):
 def test_another_database_s_filter_is_refused(database):
     store, _ = database
     vectorstore = filled(store)
-    for wrong in ({"kind": "place"}, 7, ["kind"]):
+    for wrong in (7, ["kind"]):
         with pytest.raises(ValueError, match=r"own condition is an? "):
             vectorstore.similarity_search("sun", filter=wrong)
 
@@ -113,6 +113,20 @@ def test_a_negated_native_filter_is_exact_or_refused(database):
 def test_memory_knows_no_native_filters():
     with pytest.raises(ValueError, match=r"write it with field\(\.\.\.\) for a MemoryStore"):
         filled(MemoryStore(dim=16)).similarity_search("sun", filter="kind == 'place'")
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "place"}, lambda document: True])
+async def test_dicts_and_functions_are_refused_before_anything_is_searched(wrong):
+    vectorstore = filled()
+    with pytest.raises(ValueError, match=r'dicts and functions are not taken.* write field\("lang"\) == "de"'):
+        M3ConnectRetriever(vectorstore=vectorstore, filter=wrong)
+    for call in (vectorstore.similarity_search, vectorstore.max_marginal_relevance_search):
+        with pytest.raises(ValueError, match="are not taken"):
+            call("sun", filter=wrong)
+    with pytest.raises(ValueError, match="are not taken"):
+        vectorstore.delete(filter=wrong)
+    with pytest.raises(ValueError, match="are not taken"):
+        await vectorstore.as_retriever(search_kwargs={"filter": wrong}).ainvoke("sun")
 
 
 def test_a_retriever_s_own_filter_cannot_be_widened_by_a_call(store):

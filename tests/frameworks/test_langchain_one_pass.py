@@ -9,9 +9,11 @@ import pytest
 pytest.importorskip("langchain_core")
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_helpers import TEXTS, filled, ids_of, texts_encoded
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
+from langchain_paths import ENCODING_PATHS
 
 from m3connect import Dense, MemoryStore, Sparse, Weighted
 from m3connect.testing import FakeEncoder
@@ -47,15 +49,15 @@ def test_a_question_costs_one_pass(name, encoder):
     assert encoder.calls == [[QUESTION]]
 
 
-@pytest.mark.parametrize("name", ["asimilarity_search", "amax_marginal_relevance_search", "retriever", "reranking"])
-async def test_a_question_asked_by_a_coroutine_costs_one_pass(name, encoder):
-    vectorstore = filled(MemoryStore(dim=16, multi_vector=True), encoder=encoder)
-    encoder.calls.clear()
-    if name.startswith("a"):
-        await getattr(vectorstore, name)(QUESTION)
-    else:
-        await M3ConnectRetriever(vectorstore=vectorstore, rerank=name == "reranking").ainvoke(QUESTION)
-    assert encoder.calls == [[QUESTION]]
+@pytest.mark.parametrize("name", ENCODING_PATHS)
+async def test_a_coroutine_has_each_text_encoded_once(name, encoder):
+    shares = name.startswith("bridge") or name == "retriever, then reranker"  # two objects, one memory
+    filled(store := MemoryStore(dim=16))
+    embeddings = M3ConnectEmbeddings(encoder=encoder, **({} if shares else {"max_bytes": 0}))
+    await ENCODING_PATHS[name](M3ConnectVectorStore(store=store, embedding=embeddings))
+    passes = texts_encoded(encoder)
+    assert passes
+    assert passes == dict.fromkeys(passes, 1)
 
 
 def test_reranking_without_stored_token_vectors_encodes_the_question_and_each_candidate_once(encoder):
@@ -79,12 +81,19 @@ def test_an_added_text_costs_one_pass_for_all_legs(multi_vector, encoder):
     assert texts_encoded(encoder) == dict.fromkeys("abcdef", 1)
 
 
-async def test_a_text_added_by_a_coroutine_costs_one_pass(encoder):
-    embeddings = M3ConnectEmbeddings(encoder=encoder)
-    vectorstore = await M3ConnectVectorStore.afrom_texts(["a"], embeddings)
-    await vectorstore.aadd_texts(["b"])
-    await vectorstore.aadd_documents([Document(page_content="c")])
-    assert texts_encoded(encoder) == dict.fromkeys("abc", 1)
+def test_as_much_is_remembered_as_max_bytes_allows(encoder):
+    for max_bytes, passes in ((64 * 2**20, 1), (0, 2)):
+        encoder.calls.clear()
+        embeddings = M3ConnectEmbeddings(encoder=encoder, max_bytes=max_bytes)
+        assert embeddings.embed_query("red") == embeddings.embed_query("red")
+        assert len(encoder.calls) == passes
+
+
+def test_only_as_many_hits_are_reranked_as_depth_says(encoder):
+    retriever = M3ConnectRetriever(vectorstore=filled(encoder=encoder), rerank=True, depth=2)
+    encoder.calls.clear()
+    retriever.invoke(QUESTION, k=1)
+    assert texts_encoded(encoder) == dict.fromkeys([QUESTION, TEXTS["sea"], TEXTS["sky"]], 1)
 
 
 def test_a_reranker_after_a_retriever_shares_its_pass(encoder):
@@ -148,6 +157,12 @@ async def test_the_bridge_to_langchain_qdrant_gives_the_encoder_s_weights(qdrant
         assert dict(zip(row.indices, row.values, strict=True)) == wanted[0]
 
 
+def test_the_bridge_to_langchain_qdrant_refuses_an_embedding_without_weights(qdrant_classes):
+    for other in (DeterministicFakeEmbedding(size=6), FakeEncoder()):
+        with pytest.raises(ValueError, match=f"expected M3ConnectEmbeddings.* but got {type(other).__name__}"):
+            qdrant_classes[2](other)
+
+
 @pytest.fixture
 def milvus_classes(tmp_path):
     pytest.importorskip("milvus_lite")
@@ -193,3 +208,9 @@ async def test_the_bridge_to_langchain_milvus_gives_the_encoder_s_weights(milvus
     assert sparse.embed_documents(["red apple", ""]) == wanted
     assert await sparse.aembed_documents(["red apple", ""]) == wanted
     assert sparse.embed_query("red apple") == await sparse.aembed_query("red apple") == wanted[0]
+
+
+def test_the_bridge_to_langchain_milvus_refuses_an_embedding_without_weights(milvus_classes):
+    for other in (DeterministicFakeEmbedding(size=6), FakeEncoder()):
+        with pytest.raises(ValueError, match=f"expected M3ConnectEmbeddings.* but got {type(other).__name__}"):
+            milvus_classes[1](other)

@@ -10,10 +10,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import create_retriever_tool
-from langchain_helpers import METADATA, TEXTS, filled, ids_of
+from langchain_helpers import METADATA, TEXTS, ForgetfulStore, filled, ids_of
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectReranker, M3ConnectRetriever, M3ConnectVectorStore
 
-from m3connect import RRF, Dense, HybridRetriever, MemoryStore, Sparse, Weighted
+from m3connect import RRF, Dense, HybridRetriever, MemoryStore, Sparse, ThreadedStore, Weighted
 from m3connect.testing import FakeEncoder
 
 QUESTION = "which sea is blue"
@@ -82,6 +82,8 @@ async def test_an_unknown_argument_of_a_call_raises_a_type_error():
         {"fusion": "rrf"},
         {"vectorstore": None},
         {"rerank": "?"},
+        {"weights": (float("nan"), 0, 0)},
+        {"weights": (1, 1, -1)},
     ],
 )
 def test_a_wrong_argument_is_refused_when_the_retriever_is_made(options):
@@ -127,6 +129,21 @@ def test_tracing_is_told_what_store_and_model_answer(store):
     assert not embeddings.encoder.loaded
 
 
+def test_tracing_is_told_of_the_store_within_an_async_one():
+    vectorstore = M3ConnectVectorStore(
+        store=ThreadedStore(MemoryStore(dim=16)), embedding=M3ConnectEmbeddings(encoder=FakeEncoder())
+    )
+    assert M3ConnectRetriever(vectorstore=vectorstore)._get_ls_params()["ls_vector_store_provider"] == "MemoryStore"
+
+
+async def test_tracing_is_told_the_model_by_langchain_s_own_retriever_too():
+    named = M3ConnectVectorStore.from_texts(["red"], M3ConnectEmbeddings(model="m3-mini"))
+    events = [event async for event in named.as_retriever(metadata={"mine": 1}).astream_events("red")]
+    assert events[0]["metadata"].items() >= {"ls_embedding_model": "m3-mini", "mine": 1}.items()
+    events = [event async for event in filled().as_retriever().astream_events("red")]
+    assert "ls_embedding_model" not in events[0]["metadata"]
+
+
 async def test_events_tell_where_retrieval_starts_and_ends():
     events = [event async for event in retriever_over().astream_events(QUESTION)]
     assert [event["event"] for event in events] == ["on_retriever_start", "on_retriever_end"]
@@ -161,6 +178,39 @@ def test_the_reranker_changes_no_document_and_keeps_equal_ones_in_order():
     assert [document.metadata["place"] for document in found] == [0, 2, 3]
 
 
+@pytest.mark.parametrize("lost", [["sea"], list(TEXTS)])
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda v: v.amax_marginal_relevance_search("blue sea"),
+        lambda v: M3ConnectRetriever(vectorstore=v, rerank=True).ainvoke("blue sea"),
+    ],
+)
+async def test_a_document_that_is_deleted_during_a_search_is_left_out(search, lost):
+    store = ForgetfulStore(dim=16, multi_vector=True)
+    vectorstore = filled(store)
+    store.lost = tuple(lost)
+    assert set(ids_of(await search(vectorstore))) == TEXTS.keys() - set(lost)
+
+
+@pytest.mark.parametrize("rerank", [False, True])
+async def test_a_wrong_number_is_refused_in_a_call_too(rerank):
+    retriever = retriever_over(rerank=rerank)
+    for option in ("k", "candidates"):
+        with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+            retriever.invoke("sea", **{option: 0})
+        with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+            await retriever.ainvoke("sea", **{option: -1})
+
+
+@pytest.mark.parametrize(("leg", "weights"), [("dense", (1, 0, 0)), ("sparse", (0, 1, 0)), ("multi_vector", (0, 0, 1))])
+def test_weights_of_the_retriever_choose_the_legs(leg, weights):
+    retriever = retriever_over(rerank=True, weights=weights, scores_key="scores")
+    scores = [document.metadata["scores"] for document in retriever.invoke("blue sea")]
+    assert [each["score"] for each in scores] == [each[leg] for each in scores]
+    assert len({tuple(each.values()) for each in scores}) > 1
+
+
 def test_weights_of_the_reranker_choose_the_legs():
     embeddings = M3ConnectEmbeddings(encoder=FakeEncoder())
     alone = M3ConnectReranker(embedding=embeddings, weights=(0, 0, 1), scores_key="scores")
@@ -183,7 +233,16 @@ async def test_the_reranker_is_a_step_of_a_chain():
         step.invoke({"documents": []})
 
 
-@pytest.mark.parametrize("options", [{"top_n": 0}, {"top": 1}, {"embedding": FakeEncoder()}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_n": 0},
+        {"top": 1},
+        {"embedding": FakeEncoder()},
+        {"weights": (0, 0, -1)},
+        {"weights": (float("inf"), 0, 0)},
+    ],
+)
 def test_a_wrong_argument_of_the_reranker_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         M3ConnectReranker(**{"embedding": M3ConnectEmbeddings(encoder=FakeEncoder())} | options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import warnings
 
 import numpy as np
@@ -64,7 +66,19 @@ def test_embeddings_take_an_encoder_or_a_model(arguments):
         M3ConnectEmbeddings(**arguments)
 
 
+async def test_embeddings_are_pickled_and_copied_without_what_is_loaded():
+    embeddings = M3ConnectEmbeddings(model="m3-mini", max_length=3, threads=2)
+    assert len(await embeddings.aembed_query("red")) == 256
+    for again in (pickle.loads(pickle.dumps(embeddings)), copy.deepcopy(embeddings)):
+        assert (again.model, again.max_length, again.encoder.loaded) == ("m3-mini", 3, False)
+        assert await again.aembed_query("red apple pie") == embeddings.embed_query("red apple pie")
+    built = M3ConnectEmbeddings(encoder=FakeEncoder(dim=4))
+    assert pickle.loads(pickle.dumps(built)).embed_query("red") == built.embed_query("red")
+
+
 def test_what_is_no_encoder_is_refused():
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        M3ConnectEmbeddings(encoder=FakeEncoder(), threads=0)
     with pytest.raises(ValueError, match="expected an encoder"):
         M3ConnectEmbeddings(encoder="m3-mini")
     with pytest.raises(ValueError, match="one string"):
@@ -87,6 +101,13 @@ def test_documents_without_id_get_one_and_the_others_keep_theirs(store):
     assert added[0] == "moon"
     assert [document.page_content for document in vectorstore.get_by_ids(added)] == ["moon", "star"]
     assert vectorstore.add_documents([Document(page_content="moon", id="moon")], ids=["other"]) == ["other"]
+
+
+async def test_documents_may_come_from_a_generator():
+    vectorstore = filled()
+    assert vectorstore.add_documents(Document(page_content=text, id=text) for text in "ab") == ["a", "b"]
+    assert await vectorstore.aadd_documents(Document(page_content=text, id=text) for text in "cd") == ["c", "d"]
+    assert ids_of(vectorstore.get_by_ids(list("abcd"))) == list("abcd")
 
 
 def test_a_document_under_a_taken_id_replaces_the_old_one(store):
@@ -187,6 +208,8 @@ def test_marginal_relevance_leaves_out_what_repeats(store):
     assert set(plain) == same
     diverse = ids_of(vectorstore.max_marginal_relevance_search("deep blue sea", k=3, lambda_mult=0.1))
     assert len(same & set(diverse)) == 1
+    few = vectorstore.max_marginal_relevance_search("deep blue sea", k=3, fetch_k=3, lambda_mult=0.1)
+    assert set(ids_of(few)) == same
     vector = vectorstore.embeddings.embed_query("deep blue sea")
     assert (
         len(same & set(ids_of(vectorstore.max_marginal_relevance_search_by_vector(vector, k=3, lambda_mult=0.1)))) == 1
@@ -250,6 +273,17 @@ def test_a_plain_embedding_refuses_a_fusion_that_needs_more(fusion):
         M3ConnectVectorStore(store=MemoryStore(dim=6), embedding=embedding, fusion=fusion)
 
 
+async def test_a_plain_embedding_adds_nothing_to_what_an_encoder_filled(store):
+    filled(store)
+    plain = M3ConnectVectorStore(store=store, embedding=DeterministicFakeEmbedding(size=16))
+    with pytest.raises(CollectionMismatchError, match=r"fake-encoder.*give M3ConnectEmbeddings\(encoder="):
+        plain.add_texts(["pale moon"], ids=["moon"])
+    with pytest.raises(CollectionMismatchError, match="fake-encoder"):
+        await plain.aadd_texts(["pale moon"], ids=["moon"])
+    assert store.count() == len(TEXTS)
+    assert len(plain.similarity_search("pale moon")) == 4
+
+
 def test_a_plain_embedding_refuses_a_store_with_token_vectors():
     with pytest.raises(ValueError, match="keeps token vectors"):
         M3ConnectVectorStore(store=MemoryStore(dim=6, multi_vector=True), embedding=DeterministicFakeEmbedding(size=6))
@@ -310,7 +344,13 @@ def test_an_unknown_argument_raises_a_type_error(call):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda v: v.add_texts("red"), "list of strings"),
+        (lambda v: v.add_texts("red"), "texts must be a list of strings"),
+        (lambda v: v.add_texts(["x", "y", "z"], ids="abc"), "ids must be a list of strings"),
+        (lambda v: v.max_marginal_relevance_search("a", k=0), "k must be at least 1"),
+        (lambda v: v.max_marginal_relevance_search("a", fetch_k=-1), "fetch_k must be at least 1"),
+        (lambda v: v.max_marginal_relevance_search_by_vector([0.0] * 16, k=0), "k must be at least 1"),
+        (lambda v: v.max_marginal_relevance_search_by_vector([0.0] * 16, fetch_k=0), "fetch_k must be at least 1"),
+        (lambda v: v.similarity_search("a", candidates=0), "candidates must be at least 1"),
         (lambda v: v.add_texts(["a", "b"], [{}]), "2 texts, but 1 metadatas"),
         (lambda v: v.add_texts(["a", "b"], ids=["a"]), "2 texts, but 1 ids"),
         (lambda v: v.add_texts(["a"], ids=[""]), "non-empty string"),
@@ -319,6 +359,8 @@ def test_an_unknown_argument_raises_a_type_error(call):
         (lambda v: v.similarity_search("a", k=0), "at least 1"),
         (lambda v: v.similarity_search(["a"]), "one string"),
         (lambda v: v.similarity_search("a", fusion="rrf"), "fusion must be"),
+        (lambda v: M3ConnectVectorStore(store=v.store, embedding=v.embeddings, fusion="rrf"), "fusion must be"),
+        (lambda v: M3ConnectVectorStore(store=v.store, embedding=v.embeddings, candidates=0), "candidates must be"),
         (lambda v: v.similarity_search_by_vector([1.0, 2.0]), "dimension"),
         (lambda v: v.delete(), "ids= or filter="),
         (lambda v: v.get_by_ids("apple"), "list of ids"),
@@ -329,6 +371,11 @@ def test_an_unknown_argument_raises_a_type_error(call):
 def test_a_mistake_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call(filled())
+
+
+def test_a_message_about_arguments_names_the_class_that_was_called():
+    with pytest.raises(TypeError, match=r"M3ConnectVectorStore\.__init__\(\) takes 1 positional"):
+        M3ConnectVectorStore(MemoryStore(dim=16), M3ConnectEmbeddings(encoder=FakeEncoder()))
 
 
 def test_sync_methods_of_an_async_store_say_what_to_do():
