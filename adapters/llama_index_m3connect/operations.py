@@ -54,6 +54,10 @@ class QueryOptions:
     mmr_prefetch_k: int | None = None
     """How many nodes MMR chooses from; None means `max(100, 4 * top_k)`."""
 
+    node_ids: Sequence[str] | None = None
+    """Search these nodes alone. `VectorStoreQuery.node_ids` cannot say so: `as_retriever()` puts there what the index
+    keeps itself, which beside a store like ours is none, or its image and index nodes, and means all."""
+
 
 def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow[list[str]]:
     """Store nodes, replacing those whose id is taken.
@@ -100,7 +104,7 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
         hint = "; SPARSE searches for words" if "text" in mode.value or "semantic" in mode.value else ""
         raise ValueError(f"query mode {mode.name} is not supported: use {names}{hint}")
     check_count("similarity_top_k", asked.similarity_top_k)
-    condition = yield from _restriction(asked)
+    condition = yield from _restriction(asked, options)
     rows = yield from _rows(asked, mode)
     if mode == VectorStoreQueryMode.MMR:
         return (yield from _mmr(asked, options, rows, condition))
@@ -109,11 +113,10 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
     return _result([to_node(hit.document) for hit in hits[0]], [hit.score for hit in hits[0]])
 
 
-def _restriction(asked: VectorStoreQuery) -> Flow[Filter | None]:
+def _restriction(asked: VectorStoreQuery, options: QueryOptions) -> Flow[Filter | None]:
     parts = [(yield from to_filter(asked.filters))]
     parts.append(None if asked.doc_ids is None else of_documents(check_ids(asked.doc_ids)))
-    # VectorStoreIndex.as_retriever() passes the nodes it keeps itself, none of a store like ours, and means all.
-    parts.append(of_nodes(check_ids(asked.node_ids)) if asked.node_ids else None)
+    parts.append(None if options.node_ids is None else of_nodes(check_ids(options.node_ids)))
     given = tuple(part for part in parts if part is not None)
     return And(given) if len(given) > 1 else next(iter(given), None)
 

@@ -23,7 +23,7 @@ from m3connect.store import HybridStore
 
 __all__ = ["M3ConnectVectorStore"]
 
-_QUERY_KWARGS = {"candidates", "fusion", "mmr_prefetch_k", "mmr_threshold"}
+_QUERY_KWARGS = {"candidates", "fusion", "mmr_prefetch_k", "mmr_threshold", "node_ids"}
 
 
 class M3ConnectVectorStore(BasePydanticVectorStore):
@@ -116,9 +116,11 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
         """Find nodes.
 
         Args:
-            query: as LlamaIndex's retrievers build it.
-            kwargs: `fusion` and `candidates` for this query, `mmr_threshold`, and `mmr_prefetch_k`, how many nodes MMR
-                chooses from. `VectorIndexRetriever` passes them on from `vector_store_kwargs`.
+            query: as LlamaIndex's retrievers build it. Its `node_ids` are not used: retrievers of a `VectorStoreIndex`
+                put there what the index keeps itself, and mean all nodes.
+            kwargs: `fusion` and `candidates` for this query, `node_ids`, the nodes to search, `mmr_threshold`, and
+                `mmr_prefetch_k`, how many nodes MMR chooses from. `VectorIndexRetriever` passes them on from
+                `vector_store_kwargs`.
 
         Raises:
             ValueError: the mode is not supported, or lacks what it needs.

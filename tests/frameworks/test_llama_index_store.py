@@ -6,6 +6,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
 from llama_index.core.schema import (
     Document,
@@ -19,7 +20,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
-from llama_index_helpers import TEXTS, nodes_of
+from llama_index_helpers import TEXTS, ids, nodes_of
 from llama_index_m3connect import M3ConnectEmbedding, M3ConnectVectorStore
 from llama_index_m3connect.nodes import to_document, to_node
 
@@ -272,10 +273,22 @@ def test_queries_are_held_to_documents_and_nodes(vectors) -> None:
     german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
     for mode in ("default", "sparse", "hybrid", "mmr"):
         assert set(vectors.query(asked("blue", mode=mode, doc_ids=["doc-1", "nowhere"])).ids) == {"a", "b"}
-        assert set(vectors.query(asked("blue", mode=mode, node_ids=["a", "c"])).ids) == {"a", "c"}
-        assert vectors.query(asked("blue", mode=mode, node_ids=["a", "c"], filters=german)).ids == ["c"]
+        assert set(vectors.query(asked("blue", mode=mode), node_ids=["a", "c"]).ids) == {"a", "c"}
+        assert vectors.query(asked("blue", mode=mode, filters=german), node_ids=["a", "c"]).ids == ["c"]
         assert vectors.query(asked("blue", mode=mode, doc_ids=[])).ids == []
-        assert len(vectors.query(asked("blue", mode=mode, node_ids=[])).ids) == 4, "an index passes [] and means all"
+        assert vectors.query(asked("blue", mode=mode), node_ids=[]).ids == []
+
+
+def test_an_index_finds_nodes_of_every_kind(vectors, encoder) -> None:
+    """LlamaIndex keeps image and index nodes in the index too, and passes the ids of those alone with a query."""
+    kinds = [*nodes_of(), NODES["index"], ImageNode(id_="image", text="a blue picture", image_url="http://localhost")]
+    context = StorageContext.from_defaults(vector_store=vectors)
+    index = VectorStoreIndex(kinds, storage_context=context, embed_model=M3ConnectEmbedding(encoder=encoder))
+    retriever = index.as_retriever(similarity_top_k=10)
+    wanted = {"o" if node is NODES["index"] else node.node_id for node in kinds}  # an index node stands for another
+    assert set(ids(retriever.retrieve("blue sea"))) == wanted
+    held = index.as_retriever(similarity_top_k=10, vector_store_kwargs={"node_ids": ["sea", "image"]})
+    assert set(ids(held.retrieve("blue sea"))) == {"sea", "image"}
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 1.0])
