@@ -7,7 +7,7 @@ node's metadata stands in the document's metadata as it is, and nothing else for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from llama_index.core.schema import (
@@ -21,10 +21,10 @@ from llama_index.core.schema import (
 from llama_index.core.schema import Document as LlamaDocument
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from m3connect.filters import Filter, field
+from m3connect.filters import Filter, HasId, field
 from m3connect.store import Document
 
-__all__ = ["embedded_text", "of_documents", "of_nodes", "to_document", "to_node"]
+__all__ = ["FROM_ELSEWHERE", "embedded_text", "of_documents", "of_nodes", "stems_from", "to_document", "to_node"]
 
 _CONTENT = "_node_content"
 _TYPE = "_node_type"
@@ -32,6 +32,9 @@ _NODE_ID = "_node_id"
 _REF_DOC_ID = "_ref_doc_id"
 _SPAN = "_text_span"
 _OWN_NAMES = {_CONTENT, _TYPE, _NODE_ID, _REF_DOC_ID, _SPAN}
+
+FROM_ELSEWHERE = field(_REF_DOC_ID).is_empty()
+"""Passes documents of another way of ingesting: `m3connect.ingest`, the command line."""
 
 _WITH_TEXT_RESOURCE = {kind.class_name(): kind for kind in (LlamaDocument, ImageDocument)}
 """Kinds that `metadata_dict_to_node` would give back as plain text nodes."""
@@ -78,13 +81,18 @@ def to_node(document: Document) -> BaseNode:
 
 
 def of_documents(ref_doc_ids: Sequence[str]) -> Filter:
-    """Select the nodes of these source documents; a node without a source is its own."""
+    """Select what LlamaIndex stored of these source documents; a node without a source is its own."""
     return field(_REF_DOC_ID).in_(ref_doc_ids)
+
+
+def stems_from(document: Document, ref_doc_ids: Collection[str]) -> bool:
+    """Say whether a document from elsewhere is one of these, or a part of one."""
+    return document.id in ref_doc_ids or document.parent_id in ref_doc_ids
 
 
 def of_nodes(node_ids: Sequence[str]) -> Filter:
     """Select nodes by id."""
-    return field(_NODE_ID).in_(node_ids)
+    return HasId(tuple(node_ids))
 
 
 def _span(node: BaseNode, text: str) -> list[int] | None:

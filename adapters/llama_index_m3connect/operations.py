@@ -18,10 +18,18 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_m3connect.calls import compute
 from llama_index_m3connect.filters import to_filter
-from llama_index_m3connect.nodes import of_documents, of_nodes, to_document, to_node
+from llama_index_m3connect.nodes import (
+    FROM_ELSEWHERE,
+    of_documents,
+    of_nodes,
+    stems_from,
+    to_document,
+    to_node,
+)
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
+from m3connect.errors import FilterTooBroadError
 from m3connect.filters import And, Filter, matches
-from m3connect.flows import Call, Flow
+from m3connect.flows import MOST_READ, Call, Flow
 from m3connect.fusion import Dense, Fusion, Sparse, Weighted
 from m3connect.store import Document, Hit, check_count, check_ids
 
@@ -115,10 +123,41 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
 
 def _restriction(asked: VectorStoreQuery, options: QueryOptions) -> Flow[Filter | None]:
     parts = [(yield from to_filter(asked.filters))]
-    parts.append(None if asked.doc_ids is None else of_documents(check_ids(asked.doc_ids)))
+    if asked.doc_ids is not None:
+        parts.append((yield from _of_sources(asked.doc_ids, most=MOST_READ)))
     parts.append(None if options.node_ids is None else of_nodes(check_ids(options.node_ids)))
     given = tuple(part for part in parts if part is not None)
     return And(given) if len(given) > 1 else next(iter(given), None)
+
+
+def _of_sources(ref_doc_ids: Sequence[str], *, most: int | None = None) -> Flow[Filter]:
+    """Select the nodes of source documents; a node without a source is its own.
+
+    Databases can be asked for what LlamaIndex stored. Documents of another way of ingesting have their source in
+    `Document.parent_id`, which filters do not see: they are read, where there are any.
+
+    Args:
+        ref_doc_ids: the source documents.
+        most: how many documents may be read; None means any number.
+
+    Raises:
+        FilterTooBroadError: there are more; none was read.
+    """
+    stored = of_documents(check_ids(ref_doc_ids))
+    others: int = yield Call("count", {"filter": FROM_ELSEWHERE})
+    if not others:
+        return stored
+    if most is not None and others > most:
+        raise FilterTooBroadError(
+            f"the collection has {others} documents that LlamaIndex did not store, more than {most} to read for their "
+            "sources: select by metadata instead (filters=)"
+        )
+    wanted = set(ref_doc_ids)
+    own: list[str] = yield Call("scan", {"filter": stored, "keep": lambda _: True})
+    read: list[str] = yield Call(
+        "scan", {"filter": FROM_ELSEWHERE, "keep": lambda document: stems_from(document, wanted)}
+    )
+    return of_nodes([*own, *read])
 
 
 def _plan(asked: VectorStoreQuery, mode: VectorStoreQueryMode, options: QueryOptions) -> dict[str, object]:
@@ -210,7 +249,8 @@ def delete_nodes(node_ids: Sequence[str] | None, filters: MetadataFilters | Filt
 
 def delete_document(ref_doc_id: str) -> Flow[None]:
     """Delete the nodes of a source document."""
-    yield Call("delete", {"filter": of_documents(check_ids([ref_doc_id]))})
+    condition = yield from _of_sources([ref_doc_id])
+    yield Call("delete", {"filter": condition})
 
 
 def clear() -> Flow[None]:

@@ -21,11 +21,12 @@ from llama_index.core.schema import (
 )
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
 from llama_index_helpers import TEXTS, ids, nodes_of
-from llama_index_m3connect import M3ConnectEmbedding, M3ConnectVectorStore
+from llama_index_m3connect import M3ConnectEmbedding, M3ConnectVectorStore, operations
 from llama_index_m3connect.nodes import to_document, to_node
 
 from m3connect import Dense, MemoryStore, Sparse, ThreadedStore, Weighted, ingest
 from m3connect import Document as StoredDocument
+from m3connect.errors import FilterTooBroadError
 from m3connect.testing import FakeEncoder
 
 
@@ -120,6 +121,47 @@ def test_documents_of_another_way_of_ingesting_become_text_nodes(vectors, encode
     (node,) = vectors.query(asked(mode="hybrid")).nodes
     assert (node.node_id, node.text, node.metadata, node.ref_doc_id) == ("a", "blue sea", {"lang": "de"}, "book")
     assert node.get_content(metadata_mode=MetadataMode.EMBED) == "blue sea"
+
+
+def fill_from_elsewhere(encoder, store) -> None:
+    """What `m3connect.ingest` and the command line store: no node, the source is `Document.parent_id`."""
+    documents = [StoredDocument("a", "blue sea", parent_id="book"), StoredDocument("b", "blue lake", parent_id="book")]
+    ingest(encoder, store, [*documents, StoredDocument("c", "blue sky", {"lang": "de"})])
+
+
+async def test_documents_of_another_way_of_ingesting_are_found_by_source_and_by_id(vectors, encoder) -> None:
+    fill_from_elsewhere(encoder, vectors.store)
+    vectors.add(nodes_of({"d": "blue bird"}, source="doc"))
+    german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
+    for mode in ("default", "hybrid", "mmr"):
+        assert set(vectors.query(asked("blue", mode=mode, doc_ids=["book", "doc"])).ids) == {"a", "b", "d"}
+        assert vectors.query(asked("blue", mode=mode, doc_ids=["c", "nowhere"])).ids == ["c"]
+        assert set(vectors.query(asked("blue", mode=mode), node_ids=["a", "d", "nowhere"]).ids) == {"a", "d"}
+        assert vectors.query(asked("blue", mode=mode, filters=german), node_ids=["a", "c"]).ids == ["c"]
+    assert (await vectors.aquery(asked("blue", doc_ids=["doc"]))).ids == ["d"]
+
+
+async def test_documents_of_another_way_of_ingesting_are_deleted_by_source(vectors, encoder) -> None:
+    fill_from_elsewhere(encoder, vectors.store)
+    vectors.add(nodes_of({"d": "blue bird"}, source="doc"))
+    vectors.delete("a")
+    assert {node.node_id for node in vectors.get_nodes()} == {"b", "c", "d"}
+    vectors.delete("book")
+    assert {node.node_id for node in vectors.get_nodes()} == {"c", "d"}
+    await vectors.adelete("c")
+    assert {node.node_id for node in vectors.get_nodes()} == {"d"}
+    fill_from_elsewhere(encoder, vectors.store)
+    await M3ConnectVectorStore(store=ThreadedStore(vectors.store), encoder=encoder).adelete("book")
+    assert {node.node_id for node in vectors.get_nodes()} == {"c", "d"}
+
+
+def test_too_many_documents_of_another_way_of_ingesting_are_not_read(vectors, encoder, monkeypatch) -> None:
+    fill_from_elsewhere(encoder, vectors.store)
+    monkeypatch.setattr(operations, "MOST_READ", 2)
+    with pytest.raises(FilterTooBroadError, match="3 documents that LlamaIndex did not store, more than 2"):
+        vectors.query(asked(doc_ids=["book"]))
+    vectors.delete("book")
+    assert vectors.store.count() == 1
 
 
 # -- adding and deleting ----------------------------------------------------------------------------------------------
