@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FloatArray", "IntArray", "M3Embeddings", "SparseRows"]
+__all__ = ["FloatArray", "IntArray", "M3Embeddings", "SparseRows", "unit_rows"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -243,6 +243,18 @@ class M3Embeddings:
         if self.multi_vector is None:
             raise ValueError("this batch has no token vectors: encode with multi_vector=True")
         return self.multi_vector
+
+
+def unit_rows(vectors: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
+    """Return vectors of any model as unit rows, so that their inner product is the cosine; one of zeros stays.
+
+    Example:
+        >>> unit_rows([[3.0, 4.0], [0.0, 0.0]]).round(2).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    rows = np.array(vectors, np.float64).reshape(len(vectors), -1 if len(vectors) else 0)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
 def _merge(row: Mapping[Any, float]) -> dict[int, float]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from store_checks import random_embeddings
 
 from m3connect import M3Embeddings, SparseRows
+from m3connect.embeddings import unit_rows
 
 rows_of_dicts = st.lists(
     st.dictionaries(st.integers(0, 250_001), st.floats(2**-10, 8, width=32), max_size=6), max_size=6
@@ -206,3 +207,11 @@ def test_positions_may_count_from_the_end_and_every_view_follows() -> None:
 def test_a_token_id_that_comes_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="comes twice"):
         SparseRows.from_dicts([{"5": 1.0, 5: 2.0}])
+
+
+def test_unit_rows_have_length_one_and_zeros_stay() -> None:
+    rows = unit_rows([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]])
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, -1]], atol=1e-7)
+    np.testing.assert_allclose(unit_rows(rows), rows, atol=1e-7)
+    assert unit_rows([]).shape == (0, 0)

@@ -26,14 +26,14 @@ from llama_index_m3connect.nodes import (
     to_document,
     to_node,
 )
-from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
+from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows, unit_rows
 from m3connect.errors import FilterTooBroadError
 from m3connect.filters import And, Filter, matches
 from m3connect.flows import MOST_READ, Call, Flow
 from m3connect.fusion import Dense, Fusion, Sparse, Weighted
 from m3connect.store import Document, Hit, check_count, check_ids
 
-__all__ = ["QueryOptions", "add", "clear", "delete_document", "delete_nodes", "get_nodes", "query"]
+__all__ = ["QueryOptions", "add", "clear", "delete_document", "delete_nodes", "get_nodes", "query", "with_dense"]
 
 _SUPPORTED = (
     VectorStoreQueryMode.DEFAULT,
@@ -189,9 +189,14 @@ def _rows(asked: VectorStoreQuery, mode: VectorStoreQueryMode) -> Flow[M3Embeddi
     if text is None:
         raise ValueError(f"query mode {mode.name} needs query_str, the question as text, but has none")
     batch: M3Embeddings = yield Call("encode", {"texts": [text], "multi_vector": True})  # a reranker may follow
-    if dense is None or np.array_equal(np.asarray([dense], np.float32), batch.dense):
-        return batch
-    return replace(batch, dense=np.asarray([dense], np.float32), fingerprint=None)  # of other texts, as HyDE makes them
+    return batch if dense is None else with_dense(batch, dense)
+
+
+def with_dense(query: M3Embeddings, vector: Sequence[float]) -> M3Embeddings:
+    """Return the query with another dense vector, as HyDE makes one of other texts; its length does not matter."""
+    if np.array_equal(np.asarray([vector], np.float32), query.dense):
+        return query
+    return replace(query, dense=unit_rows([vector]), fingerprint=None)
 
 
 def _mmr(
@@ -268,4 +273,4 @@ def _selected(node_ids: Sequence[str] | None, filters: MetadataFilters | Filter 
 
 
 def _dense_only(vectors: Sequence[Sequence[float]]) -> M3Embeddings:
-    return M3Embeddings(np.asarray(vectors, np.float32), SparseRows.empty(len(vectors)))
+    return M3Embeddings(unit_rows(vectors), SparseRows.empty(len(vectors)))

@@ -376,6 +376,26 @@ def test_without_an_encoder_dense_vectors_of_any_model_are_stored_and_found(stor
     assert vectors.get_nodes(["sea"])[0].embedding is None
 
 
+def test_vectors_are_compared_by_direction_whatever_their_length() -> None:
+    vectors = M3ConnectVectorStore(store=MemoryStore(dim=2))
+    vectors.add([TextNode(id_="long", text="t", embedding=[3, 3]), TextNode(id_="near", text="t", embedding=[1, 0])])
+    for length in (1.0, 10.0):
+        found = vectors.query(asked(None, query_embedding=[length, 0.0]))
+        assert shown(found) == [("near", pytest.approx(1)), ("long", pytest.approx(0.5**0.5))]
+
+
+def test_the_length_of_a_query_vector_does_not_change_a_hybrid_search(vectors, encoder) -> None:
+    vectors.add(nodes_of())
+    other = encoder.encode(["deep green bottles"]).dense[0]
+    asked_with = {
+        length: asked("apple", mode="hybrid", alpha=0.5, query_embedding=(other * length).tolist())
+        for length in (1, 10)
+    }
+    once, tenfold = (vectors.query(query) for query in asked_with.values())
+    assert once.ids == tenfold.ids
+    assert once.similarities == pytest.approx(tenfold.similarities, abs=1e-5)
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
