@@ -23,7 +23,7 @@ class ModelSettings(BaseModel):
     name travels to other processes as that name and loads the model there; one made with `encoder=` takes it along.
     """
 
-    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True)
+    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid")
 
     model_name: str = Field(default=_UNKNOWN, description='A folder, a name on the hub, or "m3-mini" (bundled).')
     revision: str | None = Field(default=None, description="A branch, tag or commit of the hub.")

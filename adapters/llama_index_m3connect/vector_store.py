@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
     VectorStoreQueryResult,
 )
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from llama_index_m3connect import operations
 from llama_index_m3connect.calls import Performer
@@ -57,6 +57,8 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
         >>> store.query(VectorStoreQuery(query_str="deep blue sea", mode="hybrid")).ids
         ['b']
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     stores_text: bool = True
     store: Any = Field(exclude=True, description="A store of m3connect.")

@@ -21,7 +21,13 @@ from llama_index.core.schema import (
 )
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
 from llama_index_helpers import TEXTS, ids, nodes_of
-from llama_index_m3connect import M3ConnectEmbedding, M3ConnectVectorStore, operations
+from llama_index_m3connect import (
+    M3ConnectEmbedding,
+    M3ConnectRerank,
+    M3ConnectSparseEmbedding,
+    M3ConnectVectorStore,
+    operations,
+)
 from llama_index_m3connect.nodes import to_document, to_node
 
 from m3connect import Dense, MemoryStore, Sparse, ThreadedStore, Weighted, ingest
@@ -449,6 +455,17 @@ def test_an_argument_that_would_be_ignored_is_refused(vectors) -> None:
     ):
         with pytest.raises(TypeError, match="unexpected argument"):
             call()
+
+
+def test_a_misspelt_argument_is_refused(encoder) -> None:
+    for make in (
+        lambda: M3ConnectVectorStore(store=MemoryStore(dim=16), encodr=encoder),
+        lambda: M3ConnectEmbedding(encoder=encoder, max_lenght=8),
+        lambda: M3ConnectSparseEmbedding(encoder=encoder, batch_size=8),
+        lambda: M3ConnectRerank(encoder=encoder, topn=2),
+    ):
+        with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+            make()
 
 
 def test_what_is_no_store_or_no_encoder_is_refused() -> None:
