@@ -67,14 +67,26 @@ class QueryOptions:
     keeps itself, which beside a store like ours is none, or its image and index nodes, and means all."""
 
 
-def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow[list[str]]:
+def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool, fingerprint: str | None) -> Flow[list[str]]:
     """Store nodes, replacing those whose id is taken.
 
+    Args:
+        nodes: with an embedding each where there is no model.
+        encodes: whether there is a model.
+        multi_vector: whether the store keeps token vectors.
+        fingerprint: of the encoder that filled the collection.
+
     Raises:
-        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none.
+        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none; or there
+            is no model, and the collection has sparse weights of one.
     """
     if not nodes:
         return []
+    if not encodes and fingerprint is not None:
+        raise ValueError(
+            f"the collection was filled by {fingerprint}, sparse weights included, and these nodes would have none: "
+            "give encoder= (an M3ConnectEmbedding, or any m3connect encoder of that model), or use another collection"
+        )
     documents: list[Document] = yield compute(lambda: [to_document(node) for node in nodes])
     if encodes:
         texts = [document.text for document in documents]
@@ -192,7 +204,7 @@ def _rows(asked: VectorStoreQuery, mode: VectorStoreQueryMode) -> Flow[M3Embeddi
     return batch if dense is None else with_dense(batch, dense)
 
 
-def with_dense(query: M3Embeddings, vector: Sequence[float]) -> M3Embeddings:
+def with_dense(query: M3Embeddings, vector: Sequence[float] | FloatArray) -> M3Embeddings:
     """Return the query with another dense vector, as HyDE makes one of other texts; its length does not matter."""
     if np.array_equal(np.asarray([vector], np.float32), query.dense):
         return query

@@ -14,6 +14,7 @@ from llama_index_m3connect.calls import Performer, compute
 from llama_index_m3connect.filters import to_filter
 from llama_index_m3connect.model import ModelSettings, source_of
 from llama_index_m3connect.nodes import to_node
+from llama_index_m3connect.operations import with_dense
 from llama_index_m3connect.vector_store import M3ConnectVectorStore
 from m3connect import scoring
 from m3connect.base import AsyncStore
@@ -30,8 +31,9 @@ __all__ = ["M3ConnectRetriever"]
 class M3ConnectRetriever(BaseRetriever):
     """Questions in, scored nodes out: dense and sparse fused, reranked where asked.
 
-    A question costs one forward pass whatever it is used for. Rerank takes token vectors of the candidates from a store
-    that keeps them, and encodes their texts otherwise.
+    A question costs one forward pass whatever it is used for. Where a query transformation brings other texts or a
+    vector (`QueryBundle.custom_embedding_strs`, `.embedding`), as HyDE does, they stand for it in the dense leg. Rerank
+    takes token vectors of the candidates from a store that keeps them, and encodes their texts otherwise.
 
     Args:
         store: an `M3ConnectVectorStore`, or a store of m3connect itself, awaited ones included.
@@ -94,14 +96,14 @@ class M3ConnectRetriever(BaseRetriever):
         super().__init__(callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return run(self._answer(query_bundle.query_str), self._performer.perform)
+        return run(self._answer(query_bundle), self._performer.perform)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await run_async(self._answer(query_bundle.query_str), self._performer.aperform)
+        return await run_async(self._answer(query_bundle), self._performer.aperform)
 
-    def _answer(self, question: str) -> Flow[list[NodeWithScore]]:
+    def _answer(self, question: QueryBundle) -> Flow[list[NodeWithScore]]:
         condition = yield from to_filter(self.filters)
-        query: M3Embeddings = yield Call("encode", {"texts": [question], "multi_vector": True})
+        query = yield from _encoded(question)
         search = {
             "queries": query,
             "top_k": max(self.similarity_top_k, self.depth) if self.rerank else self.similarity_top_k,
@@ -130,3 +132,12 @@ class M3ConnectRetriever(BaseRetriever):
         )
         ranked: list[list[Hit]] = yield compute(score)
         return ranked[0]
+
+
+def _encoded(question: QueryBundle) -> Flow[M3Embeddings]:
+    """Return the question's row; its dense vector is that of other texts where the bundle brings some, as HyDE does."""
+    others = [] if question.embedding is not None else question.custom_embedding_strs or []
+    batch: M3Embeddings = yield Call("encode", {"texts": [question.query_str, *others], "multi_vector": True})
+    if question.embedding is not None:
+        return with_dense(batch, question.embedding)
+    return with_dense(batch[:1], batch.dense[1:].mean(axis=0)) if others else batch

@@ -109,6 +109,33 @@ async def test_the_retriever_takes_filters_candidates_and_depth(vectors, encoder
     assert ids(shallow) == ids(M3ConnectRetriever(vectors, similarity_top_k=1).retrieve("blue sea"))
 
 
+@pytest.mark.parametrize("rerank", [False, True])
+async def test_the_retriever_takes_the_texts_and_vectors_of_query_transformations(vectors, encoder, rerank) -> None:
+    text = f"lang: en\n\n{TEXTS['bottle']}"
+    bottle = FakeEncoder().encode([text]).dense[0]
+    weights = (1, 0, 0)  # dense alone
+    retriever = M3ConnectRetriever(
+        vectors, fusion=Dense(), similarity_top_k=1, rerank=rerank, weights=weights, encoder=encoder
+    )
+    for bundle in (
+        QueryBundle("blue sea", custom_embedding_strs=[text]),
+        QueryBundle("blue sea", embedding=(10 * bottle).tolist()),
+    ):
+        for found in (retriever.retrieve(bundle), await retriever.aretrieve(bundle)):
+            assert ids(found) == ["bottle"]
+            assert found[0].score == pytest.approx(1, abs=1e-5)
+    words = M3ConnectRetriever(vectors, fusion=Sparse(), similarity_top_k=1)
+    assert ids(words.retrieve(QueryBundle("sea", custom_embedding_strs=[TEXTS["bottle"]]))) != ["bottle"]
+
+
+def test_several_texts_of_a_query_count_by_their_mean_in_one_call(vectors, encoder) -> None:
+    encoder.calls.clear()
+    texts = [TEXTS["apple"], TEXTS["bottle"]]
+    found = M3ConnectRetriever(vectors, fusion=Dense()).retrieve(QueryBundle("sea", custom_embedding_strs=texts))
+    assert set(ids(found)) == {"apple", "bottle"}
+    assert encoder.calls == [["sea", *texts]]
+
+
 async def test_the_retriever_awaits_an_awaited_store(vectors, encoder) -> None:
     retriever = M3ConnectRetriever(ThreadedStore(vectors.store), encoder=encoder, similarity_top_k=2, rerank=True)
     assert len(await retriever.aretrieve("blue sea")) == 2

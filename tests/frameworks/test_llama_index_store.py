@@ -428,6 +428,17 @@ def test_a_query_that_cannot_be_answered_says_why(query: VectorStoreQuery, messa
         vectors.query(query)
 
 
+async def test_a_collection_that_an_encoder_filled_takes_no_nodes_without_sparse_weights(vectors) -> None:
+    vectors.add(nodes_of())
+    forgotten = M3ConnectVectorStore(store=vectors.store)
+    nodes = [TextNode(id_="new", text="t", embedding=[1.0] + [0.0] * 15)]
+    with pytest.raises(ValueError, match=r"was filled by fake-encoder, sparse weights included.*give encoder="):
+        forgotten.add(nodes)
+    with pytest.raises(ValueError, match="give encoder="):
+        await forgotten.async_add(nodes)
+    assert vectors.store.count() == len(TEXTS)
+
+
 def test_words_need_an_encoder() -> None:
     vectors = M3ConnectVectorStore(store=MemoryStore(dim=16))
     for mode in ("sparse", "hybrid"):
