@@ -35,23 +35,28 @@ class Gate:
     def __init__(self) -> None:
         self.passed = 0
         self._waiting: list[threading.Event] = []
+        self._lock = threading.Lock()
 
     def wait(self) -> None:
         """Wait for a release of one's own."""
         if threading.current_thread() is threading.main_thread():
             raise AssertionError("this runs in the thread of the event loop")
         mine = threading.Event()
-        self._waiting.append(mine)
+        with self._lock:
+            self._waiting.append(mine)
         if not mine.wait(PATIENCE):
             raise TimeoutError("nobody let the call go: the event loop was blocked")
-        self.passed += 1
+        with self._lock:
+            self.passed += 1
 
     async def release_during(self, work: Awaitable[Any]) -> Any:
         """Await work, and meanwhile let one call go after the other."""
         task = asyncio.ensure_future(work)
         while not task.done():
-            if self._waiting:
-                self._waiting.pop(0).set()
+            with self._lock:
+                first = self._waiting.pop(0) if self._waiting else None
+            if first is not None:
+                first.set()
             await asyncio.sleep(0.001)
         return await task
 
