@@ -246,15 +246,31 @@ class M3Embeddings:
 
 
 def unit_rows(vectors: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
-    """Return vectors of any model as unit rows, so that their inner product is the cosine; one of zeros stays.
+    """Return vectors of any length as unit rows, so that their inner product is the cosine; zeros stay zeros.
+
+    Args:
+        vectors: [n, d].
+
+    Returns:
+        [n, d]; [0, 0] where there are no vectors.
+
+    Raises:
+        ValueError: the vectors differ in length, or are no vectors of numbers.
 
     Example:
         >>> unit_rows([[3.0, 4.0], [0.0, 0.0]]).round(2).tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    rows = np.array(vectors, np.float64).reshape(len(vectors), -1 if len(vectors) else 0)
+    if not len(vectors):
+        return np.zeros((0, 0), np.float32)
+    try:
+        rows = np.asarray(vectors, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"vectors must be lists of numbers, all equally long ({error})") from error
+    if rows.ndim != 2:
+        raise ValueError(f"vectors must have shape [n, d], but have {rows.shape}; one vector is a list of one")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1.0), np.float32)
 
 
 def _merge(row: Mapping[Any, float]) -> dict[int, float]:

@@ -16,7 +16,7 @@ from m3connect.fusion import RRF, Fusion, rank
 from m3connect.store import Document, Encoder, Hit, HybridStore
 from m3connect.token_rows import NamedRows, TokenRows
 
-__all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "rerank_hits"]
+__all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "check_weights", "rerank_hits"]
 
 _CANDIDATES_HELD = 256
 """Candidates whose token vectors are in memory at a time: at BGE-M3's size about 1 MB each for 256 tokens."""
@@ -71,16 +71,12 @@ class HybridRetriever:
     ) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, but is {depth}")
-        if len(weights) != 3 or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-            raise ValueError(
-                f"weights must be three numbers of at least 0 (dense, sparse, multi-vector), not {weights}"
-            )
         self.encoder = encoder
         self.store = store
         self.rerank = rerank
         self.fusion = fusion
         self.depth = depth
-        self.weights = weights
+        self.weights = check_weights(weights)
         self.token_store = token_store
 
     def search(
@@ -164,6 +160,17 @@ class HybridRetriever:
             return call.arguments["work"]()
         target = self.encoder if call.method == "encode" else self.store
         return getattr(target, call.method)(**call.arguments)
+
+
+def check_weights(weights: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return the weights of dense, sparse and multi-vector scores, where they are three finite numbers of at least 0.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if len(weights) != 3 or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"weights must be three numbers of at least 0 (dense, sparse, multi-vector), not {weights}")
+    return weights
 
 
 Candidates: TypeAlias = tuple[dict[str, M3Embeddings], NamedRows | None]

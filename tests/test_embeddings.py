@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,9 +210,20 @@ def test_a_token_id_that_comes_twice_is_refused() -> None:
         SparseRows.from_dicts([{"5": 1.0, 5: 2.0}])
 
 
-def test_unit_rows_have_length_one_and_zeros_stay() -> None:
-    rows = unit_rows([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]])
+def test_unit_rows_have_length_one_and_point_where_the_vectors_do() -> None:
+    vectors = [[3.0, 4.0], [0.0, 0.0], [-1e-30, 0.0], [1e30, 1e30]]
+    rows = unit_rows(vectors)
     assert rows.dtype == np.float32
-    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, -1]], atol=1e-7)
-    np.testing.assert_allclose(unit_rows(rows), rows, atol=1e-7)
+    assert rows == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0], [0.5**0.5, 0.5**0.5]]))
+    assert np.array_equal(unit_rows(np.array(vectors)), rows)
+
+
+def test_unit_rows_of_nothing_are_none() -> None:
     assert unit_rows([]).shape == (0, 0)
+    assert len(unit_rows(np.zeros((0, 4), np.float32))) == 0
+
+
+@pytest.mark.parametrize("vectors", [[1.0, 2.0], [[1.0], [1.0, 2.0]], [[[1.0]]], ["abc"], [None]])
+def test_what_is_no_list_of_vectors_has_no_unit_rows(vectors: list[Any]) -> None:
+    with pytest.raises(ValueError, match="vectors must"):
+        unit_rows(vectors)

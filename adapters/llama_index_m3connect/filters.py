@@ -17,7 +17,7 @@ from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from m3connect.filters import And, Field, Filter, Or, Predicate, field
 from m3connect.flows import Call, Flow
 
-__all__ = ["to_filter"]
+__all__ = ["check_kind", "to_filter"]
 
 _LISTS = {FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOperator.ALL}
 _ORDERS = {FilterOperator.GT, FilterOperator.GTE, FilterOperator.LT, FilterOperator.LTE}
@@ -39,11 +39,21 @@ def to_filter(filters: MetadataFilters | Filter | None) -> Flow[Filter | None]:
     Raises:
         ValueError: a filter for which LlamaIndex itself has no answer, such as IN without a list.
     """
+    filters = check_kind(filters)
     if filters is None or isinstance(filters, Filter):
         return filters
-    if not isinstance(filters, MetadataFilters):
-        raise ValueError(f"expected MetadataFilters, or a filter of m3connect.filters, but got {filters!r}")
     return (yield from _group(filters)) if filters.filters else None
+
+
+def check_kind(filters: object) -> MetadataFilters | Filter | None:
+    """Return filters of either kind.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if filters is None or isinstance(filters, MetadataFilters | Filter):
+        return filters
+    raise ValueError(f"expected MetadataFilters, or a filter of m3connect.filters, but got {filters!r}")
 
 
 def _group(filters: MetadataFilters) -> Flow[Filter]:

@@ -7,6 +7,7 @@ node's metadata stands in the document's metadata as it is, and nothing else for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -49,8 +50,10 @@ def to_document(node: BaseNode) -> Document:
     """Turn a node into a document; its embedding stays behind.
 
     Raises:
-        ValueError: the node's metadata has a key of ours.
+        ValueError: the node's metadata has a key of ours, or a number that JSON cannot write.
     """
+    if (wrong := _not_finite(node.metadata)) is not None:
+        raise ValueError(f"node {node.node_id!r} has {wrong} in its metadata, which JSON cannot write: leave it out")
     metadata: dict[str, Any] = node.model_dump(mode="json", include={"metadata"})["metadata"]
     if taken := sorted(_OWN_NAMES & metadata.keys()):
         raise ValueError(f"node {node.node_id!r} has the metadata key {taken[0]!r}, which the store uses: rename it")
@@ -93,6 +96,16 @@ def stems_from(document: Document, ref_doc_ids: Collection[str]) -> bool:
 def of_nodes(node_ids: Sequence[str]) -> Filter:
     """Select nodes by id."""
     return HasId(tuple(node_ids))
+
+
+def _not_finite(value: object) -> float | None:
+    """Return a number that LlamaIndex would store as null without a word, or None."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    if not isinstance(value, dict | list | tuple):
+        return None
+    members = value.values() if isinstance(value, dict) else value
+    return next((found for member in members if (found := _not_finite(member)) is not None), None)
 
 
 def _span(node: BaseNode, text: str) -> list[int] | None:

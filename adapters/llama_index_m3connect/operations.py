@@ -30,10 +30,20 @@ from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows, unit_rows
 from m3connect.errors import FilterTooBroadError
 from m3connect.filters import And, Filter, matches
 from m3connect.flows import MOST_READ, Call, Flow
-from m3connect.fusion import Dense, Fusion, Sparse, Weighted
+from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
 from m3connect.store import Document, Hit, check_count, check_ids
 
-__all__ = ["QueryOptions", "add", "clear", "delete_document", "delete_nodes", "get_nodes", "query", "with_dense"]
+__all__ = [
+    "QueryOptions",
+    "add",
+    "check_fusion",
+    "clear",
+    "delete_document",
+    "delete_nodes",
+    "get_nodes",
+    "query",
+    "with_dense",
+]
 
 _SUPPORTED = (
     VectorStoreQueryMode.DEFAULT,
@@ -65,6 +75,11 @@ class QueryOptions:
     node_ids: Sequence[str] | None = None
     """Search these nodes alone. `VectorStoreQuery.node_ids` cannot say so: `as_retriever()` puts there what the index
     keeps itself, which beside a store like ours is none, or its image and index nodes, and means all."""
+
+    def __post_init__(self) -> None:
+        check_fusion(self.fusion)
+        for name in ("candidates", "mmr_prefetch_k"):
+            _check_optional_count(name, getattr(self, name))
 
 
 def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool, fingerprint: str | None) -> Flow[list[str]]:
@@ -124,6 +139,8 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
         hint = "; SPARSE searches for words" if "text" in mode.value or "semantic" in mode.value else ""
         raise ValueError(f"query mode {mode.name} is not supported: use {names}{hint}")
     check_count("similarity_top_k", asked.similarity_top_k)
+    for name in ("sparse_top_k", "hybrid_top_k"):
+        _check_optional_count(name, getattr(asked, name))
     condition = yield from _restriction(asked, options)
     rows = yield from _rows(asked, mode)
     if mode == VectorStoreQueryMode.MMR:
@@ -131,6 +148,22 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
     plan = _plan(asked, mode, options)
     hits: list[list[Hit]] = yield Call("search", {"queries": rows, "filter": condition, **plan})
     return _result([to_node(hit.document) for hit in hits[0]], [hit.score for hit in hits[0]])
+
+
+def check_fusion(fusion: object) -> Fusion:
+    """Return a fusion.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(fusion, RRF | Weighted | Dense | Sparse):
+        raise ValueError(f"fusion must be RRF(), Weighted(), Dense() or Sparse() of m3connect, but is {fusion!r}")
+    return fusion
+
+
+def _check_optional_count(name: str, count: int | None) -> None:
+    if count is not None:
+        check_count(name, count)
 
 
 def _restriction(asked: VectorStoreQuery, options: QueryOptions) -> Flow[Filter | None]:
@@ -206,9 +239,8 @@ def _rows(asked: VectorStoreQuery, mode: VectorStoreQueryMode) -> Flow[M3Embeddi
 
 def with_dense(query: M3Embeddings, vector: Sequence[float] | FloatArray) -> M3Embeddings:
     """Return the query with another dense vector, as HyDE makes one of other texts; its length does not matter."""
-    if np.array_equal(np.asarray([vector], np.float32), query.dense):
-        return query
-    return replace(query, dense=unit_rows([vector]), fingerprint=None)
+    row = np.asarray(vector, np.float32)[np.newaxis]
+    return query if np.array_equal(row, query.dense) else replace(query, dense=unit_rows(row), fingerprint=None)
 
 
 def _mmr(

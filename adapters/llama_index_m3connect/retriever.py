@@ -11,10 +11,10 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_m3connect.calls import Performer, compute
-from llama_index_m3connect.filters import to_filter
+from llama_index_m3connect.filters import check_kind, to_filter
 from llama_index_m3connect.model import ModelSettings, source_of
 from llama_index_m3connect.nodes import to_node
-from llama_index_m3connect.operations import with_dense
+from llama_index_m3connect.operations import check_fusion, with_dense
 from llama_index_m3connect.vector_store import M3ConnectVectorStore
 from m3connect import scoring
 from m3connect.base import AsyncStore
@@ -22,7 +22,7 @@ from m3connect.embeddings import M3Embeddings
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, run, run_async
 from m3connect.fusion import RRF, Fusion
-from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
+from m3connect.retrieval import TokenSource, candidates_flow, check_weights, rerank_hits
 from m3connect.store import Encoder, Hit, HybridStore, check_count
 
 __all__ = ["M3ConnectRetriever"]
@@ -81,15 +81,17 @@ class M3ConnectRetriever(BaseRetriever):
             encoder = store.encoder if encoder is None else encoder
             fusion = store.fusion if fusion is None else fusion
             candidates = store.candidates if candidates is None else candidates
+        elif not isinstance(store, HybridStore):  # an AsyncStore has the same methods
+            raise ValueError(f"store must be an M3ConnectVectorStore or a store of m3connect, but is {store!r}")
         if encoder is None:
             raise ValueError("give encoder=, or an M3ConnectVectorStore that has one: questions must be encoded")
         self.similarity_top_k = similarity_top_k
-        self.filters = filters
-        self.fusion = RRF() if fusion is None else fusion
+        self.filters = check_kind(filters)
+        self.fusion = check_fusion(RRF() if fusion is None else fusion)
         self.candidates = candidates
         self.rerank = rerank
         self.depth = depth
-        self.weights = weights
+        self.weights = check_weights(weights)
         self.token_store = token_store
         self._store: HybridStore | AsyncStore = store.store if isinstance(store, M3ConnectVectorStore) else store
         self._performer = Performer(self._store, source_of(encoder))

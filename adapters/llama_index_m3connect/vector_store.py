@@ -78,6 +78,11 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
             )
         return store
 
+    @field_validator("fusion")
+    @classmethod
+    def _check_fusion(cls, fusion: object) -> object:
+        return operations.check_fusion(fusion)
+
     def model_post_init(self, context: object) -> None:
         """Find the model behind `encoder`."""
         super().model_post_init(context)

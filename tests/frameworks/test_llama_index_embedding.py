@@ -98,6 +98,29 @@ async def test_the_retriever_finds_what_m3connects_own_finds(vectors, encoder, f
         assert [(one.node_id, one.score) for one in found] == wanted
 
 
+async def test_the_retriever_reranks_as_deep_and_by_the_weights_it_is_told(vectors, encoder) -> None:
+    """Words alone find candidates in one order, and dense scores alone order them anew."""
+    question, weights = "a blue table", (1, 0, 0)
+
+    async def found(**settings) -> list[tuple[str, float]]:
+        retriever = M3ConnectRetriever(vectors, similarity_top_k=1, fusion=Sparse(), rerank=True, **settings)
+        nodes = retriever.retrieve(question)
+        assert [(one.node_id, one.score) for one in await retriever.aretrieve(question)] == [
+            (one.node_id, pytest.approx(one.score)) for one in nodes
+        ]
+        return [(one.node_id, one.score) for one in nodes]
+
+    by_words = vectors.store.search(encoder.encode([question]), fusion=Sparse())[0]
+    rows = {hit.document.id: encoder.encode([hit.document.text]).dense[0] for hit in by_words}
+    cosines = {name: float(encoder.encode([question]).dense[0] @ row) for name, row in rows.items()}
+    best = max(cosines, key=cosines.__getitem__)
+    first = by_words[0].document.id
+    assert best != first, "or this test would show nothing"
+    assert await found(weights=weights) == [(best, pytest.approx(cosines[best], abs=1e-5))]
+    assert await found(weights=weights, depth=1) == [(first, pytest.approx(cosines[first], abs=1e-5))]
+    assert (await found())[0][1] != pytest.approx(cosines[best], abs=1e-2), "the paper's weights are others"
+
+
 async def test_the_retriever_takes_filters_candidates_and_depth(vectors, encoder) -> None:
     german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
     for filters in (german, field("lang") == "de"):
@@ -153,6 +176,14 @@ def test_a_retriever_that_cannot_work_says_why(encoder) -> None:
     store = MemoryStore(dim=16)
     with pytest.raises(ValueError, match="give encoder="):
         M3ConnectRetriever(M3ConnectVectorStore(store=store))
+    for wrong, reason in (
+        ({"weights": (1, float("nan"), 1)}, "weights must be three numbers of at least 0"),
+        ({"weights": (1, -0.5, 1)}, "weights must be three numbers of at least 0"),
+        ({"filters": {"lang": "de"}}, "expected MetadataFilters"),
+        ({"store": "docs"}, "store must be an M3ConnectVectorStore or a store"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            M3ConnectRetriever(**{"store": store, "encoder": encoder} | wrong)
     for wrong in ({"similarity_top_k": 0}, {"depth": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1"):
             M3ConnectRetriever(store, encoder=encoder, **wrong)
@@ -202,6 +233,9 @@ async def test_rerank_without_a_query_says_so(encoder) -> None:
         await rerank.apostprocess_nodes(scored())
     with pytest.raises(ValueError, match="top_n"):
         M3ConnectRerank(encoder=encoder, top_n=0)
+    for weights in ((1, float("nan"), 1), (1, -0.5, 1)):
+        with pytest.raises(ValueError, match="weights must be three numbers of at least 0"):
+            M3ConnectRerank(encoder=encoder, weights=weights)
 
 
 class Listener(BaseEventHandler):

@@ -24,6 +24,7 @@ from llama_index_helpers import TEXTS, ids, nodes_of
 from llama_index_m3connect import (
     M3ConnectEmbedding,
     M3ConnectRerank,
+    M3ConnectRetriever,
     M3ConnectSparseEmbedding,
     M3ConnectVectorStore,
     operations,
@@ -356,11 +357,24 @@ def test_mmr_chooses_as_llamaindex_does(vectors, encoder, threshold) -> None:
         assert found.ids == near[:3]
 
 
-def test_mmr_chooses_from_as_many_as_it_is_told(vectors) -> None:
+@pytest.mark.parametrize("prefetch", [2, 3, 4])
+def test_mmr_chooses_from_as_many_as_it_is_told(vectors, prefetch: int) -> None:
+    """With little weight on relevance the second node is the farthest from the first, of those it chooses from."""
     vectors.add(nodes_of())
-    nearest = vectors.query(asked(similarity_top_k=2)).ids
-    diverse = vectors.query(asked(mode="mmr", similarity_top_k=2), mmr_threshold=0, mmr_prefetch_k=2)
-    assert set(diverse.ids) == set(nearest)
+    nearest = vectors.query(asked(similarity_top_k=prefetch)).ids
+    rows = vectors.store.get_embeddings(nearest).dense
+    farthest = nearest[1:][int(np.argmin(rows[1:] @ rows[0]))]
+    diverse = vectors.query(asked(mode="mmr", similarity_top_k=2), mmr_threshold=0.01, mmr_prefetch_k=prefetch)
+    assert diverse.ids == [nearest[0], farthest]
+
+
+def test_the_second_node_of_mmr_depends_on_how_many_it_chooses_from(vectors) -> None:
+    vectors.add(nodes_of())
+    chosen = [
+        vectors.query(asked(mode="mmr", similarity_top_k=2), mmr_threshold=0.01, mmr_prefetch_k=prefetch).ids[1]
+        for prefetch in (2, 4)
+    ]
+    assert chosen[0] != chosen[1]
 
 
 def test_an_empty_store_finds_nothing(vectors) -> None:
@@ -437,6 +451,32 @@ async def test_a_collection_that_an_encoder_filled_takes_no_nodes_without_sparse
     with pytest.raises(ValueError, match="give encoder="):
         await forgotten.async_add(nodes)
     assert vectors.store.count() == len(TEXTS)
+
+
+@pytest.mark.parametrize("setting", ["mmr_prefetch_k", "candidates", "hybrid_top_k", "sparse_top_k"])
+def test_a_count_below_one_is_refused(vectors, setting: str) -> None:
+    for count in (0, -1):
+        fields, options = ({setting: count}, {}) if setting.endswith("top_k") else ({}, {setting: count})
+        for mode in ("default", "sparse", "hybrid", "mmr"):
+            with pytest.raises(ValueError, match=f"{setting} must be at least 1, but is {count}"):
+                vectors.query(asked(mode=mode, **fields), **options)
+
+
+def test_a_fusion_that_is_none_is_refused_at_once(vectors, encoder) -> None:
+    for call in (
+        lambda: M3ConnectVectorStore(store=MemoryStore(dim=16), encoder=encoder, fusion="rrf"),
+        lambda: M3ConnectRetriever(vectors, fusion="rrf"),
+        lambda: vectors.query(asked(), fusion="rrf"),
+    ):
+        with pytest.raises(ValueError, match=r"fusion must be RRF\(\), .* but is 'rrf'"):
+            call()
+
+
+def test_a_number_that_json_cannot_write_is_refused(vectors) -> None:
+    for metadata in ({"score": float("nan")}, {"deep": [{"score": float("inf")}]}):
+        with pytest.raises(ValueError, match=r"node 'n' has (nan|inf) in its metadata"):
+            vectors.add([TextNode(id_="n", text="t", metadata=metadata)])
+    assert vectors.store.count() == 0
 
 
 def test_words_need_an_encoder() -> None:
