@@ -14,6 +14,7 @@ from typing import Any
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
+from llama_index_m3connect.nodes import REF_DOC_ID
 from m3connect.filters import And, Field, Filter, Or, Predicate, field
 from m3connect.flows import Call, Flow
 
@@ -22,6 +23,8 @@ __all__ = ["check_kind", "to_filter"]
 _LISTS = {FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOperator.ALL}
 _ORDERS = {FilterOperator.GT, FilterOperator.GTE, FilterOperator.LT, FilterOperator.LTE}
 _TEXTS = {FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE}
+
+_SOURCE_NAMES = {"ref_doc_id", "doc_id", "document_id"}
 
 _EVERYTHING = And(())
 _NOTHING = Or(())
@@ -70,13 +73,23 @@ def _group(filters: MetadataFilters) -> Flow[Filter]:
 
 
 def _leaf(leaf: MetadataFilter) -> Flow[Filter]:
+    """Translate one condition; on a name that LlamaIndex's stores have for the source, metadata of that name first."""
+    if leaf.key not in _SOURCE_NAMES:
+        return (yield from _comparison(leaf))
+    absent = field(leaf.key).is_empty()
+    of_metadata = yield from _comparison(leaf)
+    of_source = yield from _comparison(leaf.model_copy(update={"key": REF_DOC_ID}))
+    return (~absent & of_metadata) | (absent & of_source)
+
+
+def _comparison(leaf: MetadataFilter) -> Flow[Filter]:
     _check(leaf)
     if not _can_name(leaf.key):
         return _judged(leaf)
     key, operator = field(leaf.key), leaf.operator
     if operator in (FilterOperator.NE, FilterOperator.NIN):
         positive = FilterOperator.EQ if operator == FilterOperator.NE else FilterOperator.IN
-        return ~(yield from _leaf(leaf.model_copy(update={"operator": positive})))
+        return ~(yield from _comparison(leaf.model_copy(update={"operator": positive})))
     if operator == FilterOperator.IS_EMPTY:
         return key.is_empty() | (key == "")
     if operator in _ORDERS:

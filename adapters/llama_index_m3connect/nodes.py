@@ -25,16 +25,27 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from m3connect.filters import Filter, HasId, field
 from m3connect.store import Document
 
-__all__ = ["FROM_ELSEWHERE", "embedded_text", "of_documents", "of_nodes", "stems_from", "to_document", "to_node"]
+__all__ = [
+    "FROM_ELSEWHERE",
+    "REF_DOC_ID",
+    "embedded_text",
+    "of_documents",
+    "of_nodes",
+    "stems_from",
+    "to_document",
+    "to_node",
+]
 
 _CONTENT = "_node_content"
 _TYPE = "_node_type"
 _NODE_ID = "_node_id"
-_REF_DOC_ID = "_ref_doc_id"
-_SPAN = "_text_span"
-_OWN_NAMES = {_CONTENT, _TYPE, _NODE_ID, _REF_DOC_ID, _SPAN}
+REF_DOC_ID = "_ref_doc_id"
+"""The metadata key of a node's source; that of a node without one is the node itself."""
 
-FROM_ELSEWHERE = field(_REF_DOC_ID).is_empty()
+_SPAN = "_text_span"
+_OWN_NAMES = {_CONTENT, _TYPE, _NODE_ID, REF_DOC_ID, _SPAN}
+
+FROM_ELSEWHERE = field(REF_DOC_ID).is_empty()
 """Passes documents of another way of ingesting: `m3connect.ingest`, the command line."""
 
 _WITH_TEXT_RESOURCE = {kind.class_name(): kind for kind in (LlamaDocument, ImageDocument)}
@@ -64,7 +75,7 @@ def to_document(node: BaseNode) -> Document:
         _CONTENT: entry[_CONTENT],
         _TYPE: entry[_TYPE],
         _NODE_ID: node.node_id,
-        _REF_DOC_ID: node.ref_doc_id or node.node_id,
+        REF_DOC_ID: node.ref_doc_id or node.node_id,
     }
     if span is not None:
         own[_SPAN] = span
@@ -85,7 +96,7 @@ def to_node(document: Document) -> BaseNode:
 
 def of_documents(ref_doc_ids: Sequence[str]) -> Filter:
     """Select what LlamaIndex stored of these source documents; a node without a source is its own."""
-    return field(_REF_DOC_ID).in_(ref_doc_ids)
+    return field(REF_DOC_ID).in_(ref_doc_ids)
 
 
 def stems_from(document: Document, ref_doc_ids: Collection[str]) -> bool:
