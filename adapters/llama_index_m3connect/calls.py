@@ -29,14 +29,14 @@ class Performer:
         """Do a call.
 
         Raises:
-            TypeError: the store can only be awaited.
+            ValueError: the store can only be awaited.
         """
         if call.method == "encode":
             return self._require_model().encode_texts(**call.arguments)
         if call.method == "compute":
             return call.arguments["work"]()
         if isinstance(self._store, AsyncStore):
-            raise TypeError(
+            raise ValueError(
                 f"{self._store!r} can only be awaited: use the async method (aquery, async_add, aretrieve...)"
             )
         if call.method == "scan":

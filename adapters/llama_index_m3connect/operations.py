@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
@@ -27,7 +28,7 @@ from llama_index_m3connect.nodes import (
     to_node,
 )
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows, unit_rows
-from m3connect.errors import FilterTooBroadError
+from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
 from m3connect.filters import And, Filter, matches
 from m3connect.flows import MOST_READ, Call, Flow
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
@@ -41,9 +42,12 @@ __all__ = [
     "delete_document",
     "delete_nodes",
     "get_nodes",
+    "of_those_left",
     "query",
     "with_dense",
 ]
+
+_T = TypeVar("_T")
 
 _SUPPORTED = (
     VectorStoreQueryMode.DEFAULT,
@@ -108,9 +112,18 @@ def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool, fingerp
         batch: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": multi_vector})
         yield compute(lambda: _check_embeddings(nodes, batch))
     else:
-        batch = yield compute(lambda: _dense_only([node.get_embedding() for node in nodes]))
+        batch = yield compute(lambda: _dense_only([_embedding_of(node) for node in nodes]))
     yield Call("upsert", {"documents": documents, "embeddings": batch})
     return [document.id for document in documents]
+
+
+def _embedding_of(node: BaseNode) -> list[float]:
+    if node.embedding is None:
+        raise ValueError(
+            f"node {node.node_id!r} has no embedding, and the store has no encoder to make one: give encoder= (best "
+            "the M3ConnectEmbedding that embeds the nodes), or embed nodes before they are stored"
+        )
+    return node.embedding
 
 
 def _check_embeddings(nodes: Sequence[BaseNode], batch: M3Embeddings) -> None:
@@ -254,8 +267,8 @@ def _mmr(
     prefetch = options.mmr_prefetch_k or max(100, 4 * top_k)
     search = {"queries": rows, "filter": condition, "top_k": max(prefetch, top_k), "fusion": Dense()}
     hits: list[list[Hit]] = yield Call("search", search)
-    documents = {hit.document.id: hit.document for hit in hits[0]}
-    stored: M3Embeddings = yield Call("get_embeddings", {"ids": list(documents)})
+    left, stored = yield from of_those_left(hits[0], _stored_embeddings)
+    documents = {hit.document.id: hit.document for hit in left}
     choose = partial(
         get_top_k_mmr_embeddings,
         rows.dense[0].tolist(),
@@ -266,6 +279,28 @@ def _mmr(
     )
     scores, chosen = yield compute(choose)
     return _result([to_node(documents[name]) for name in chosen], [float(score) for score in scores])
+
+
+def _stored_embeddings(hits: Sequence[Hit]) -> Flow[M3Embeddings]:
+    stored: M3Embeddings = yield Call("get_embeddings", {"ids": [hit.document.id for hit in hits]})
+    return stored
+
+
+def of_those_left(hits: Sequence[Hit], read: Callable[[Sequence[Hit]], Flow[_T]]) -> Flow[tuple[Sequence[Hit], _T]]:
+    """Read something of hits from their store, without those that somebody deleted since they were found.
+
+    Returns:
+        The hits that are still there, and what was read of them.
+    """
+    while True:
+        try:
+            return hits, (yield from read(hits))
+        except DocumentNotFoundError:
+            documents: list[Document] = yield Call("get", {"ids": [hit.document.id for hit in hits]})
+            there = {document.id for document in documents}
+            if len(there) == len(hits):
+                raise
+            hits = [hit for hit in hits if hit.document.id in there]
 
 
 def _result(nodes: list[BaseNode], scores: list[float]) -> VectorStoreQueryResult:

@@ -11,7 +11,7 @@ from llama_index.core.embeddings.utils import resolve_embed_model
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_helpers import TEXTS, ids, nodes_of
 from llama_index_m3connect import (
     M3ConnectEmbedding,
@@ -162,8 +162,30 @@ def test_several_texts_of_a_query_count_by_their_mean_in_one_call(vectors, encod
 async def test_the_retriever_awaits_an_awaited_store(vectors, encoder) -> None:
     retriever = M3ConnectRetriever(ThreadedStore(vectors.store), encoder=encoder, similarity_top_k=2, rerank=True)
     assert len(await retriever.aretrieve("blue sea")) == 2
-    with pytest.raises(TypeError, match="can only be awaited"):
+    with pytest.raises(ValueError, match="can only be awaited"):
         retriever.retrieve("blue sea")
+
+
+class ForgetfulStore(MemoryStore):
+    """Somebody deletes a document right after each search."""
+
+    def search(self, *args, **options):
+        found = super().search(*args, **options)
+        self.delete(["sea"])
+        return found
+
+
+async def test_a_document_that_is_deleted_meanwhile_is_left_out(embedding) -> None:
+    async def ask(what: str) -> list[str]:
+        vectors = M3ConnectVectorStore(store=ForgetfulStore(dim=16, multi_vector=True), encoder=embedding)
+        vectors.add(nodes_of())
+        if what == "rerank":
+            return ids(await M3ConnectRetriever(vectors, rerank=True, similarity_top_k=4).aretrieve("blue sea"))
+        query = VectorStoreQuery(query_str="blue sea", similarity_top_k=4, mode="mmr")
+        return (await vectors.aquery(query)).ids
+
+    for what in ("rerank", "mmr"):
+        assert set(await ask(what)) == TEXTS.keys() - {"sea"}
 
 
 def test_the_retriever_follows_index_nodes(vectors) -> None:
