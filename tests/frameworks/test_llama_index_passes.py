@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
+from backends import ASYNC, make_backend
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import Document, MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import VectorStoreQuery
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_helpers import TEXTS, Gate, WaitingEncoder, WaitingStore, ids, nodes_of, times_encoded
 from llama_index_m3connect import (
     M3ConnectEmbedding,
@@ -34,10 +37,12 @@ QUESTION = "where is the blue sea?"
 class Setup:
     """An index over an encoder, and everything that can be asked of it."""
 
-    def __init__(self, encoder: FakeEncoder, *, multi_vector: bool = False, awaited: bool = False) -> None:
+    def __init__(
+        self, encoder: FakeEncoder, *, multi_vector: bool = False, awaited: bool = False, store: Any = None
+    ) -> None:
         self.encoder = encoder
         self.embedding = M3ConnectEmbedding(encoder=encoder, multi_vector=multi_vector)
-        self.store = WaitingStore(dim=encoder.dim, multi_vector=multi_vector)
+        self.store = store or WaitingStore(dim=encoder.dim, multi_vector=multi_vector)
         self.vectors = M3ConnectVectorStore(
             store=ThreadedStore(self.store) if awaited else self.store, encoder=self.embedding
         )
@@ -283,6 +288,47 @@ async def test_nodes_become_documents_in_a_thread() -> None:
     await Setup(FakeEncoder()).vectors.async_add([Witness(text="blue sea")])
     assert Witness.threads
     assert threading.main_thread() not in Witness.threads
+
+
+@pytest.fixture(params=ASYNC)
+def native(request, tmp_path) -> Iterator[Any]:
+    backend = make_backend(request.param, tmp_path)
+    yield backend
+    backend.close()
+
+
+def test_a_native_async_store_does_all_that_a_sync_one_does(native) -> None:
+    """The store is awaited in the loop that its client belongs to, and its answers are those of MemoryStore."""
+    awaited, sync = (Setup(FakeEncoder(), store=store) for store in (native.open().inner, MemoryStore(dim=16)))
+    nodes = [*nodes_of(TEXTS, source="doc", lang="en"), *nodes_of({"de": "ein blaues Meer"}, lang="de")]
+    german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
+
+    async def use(setup: Setup) -> list[Any]:
+        vectors, seen = setup.vectors, []
+        await setup.index.ainsert_nodes(nodes)
+        for name in sorted(RETRIEVERS.keys() - {"hybrid with token vectors"}):
+            found = await RETRIEVERS[name](setup).aretrieve(QUESTION)
+            seen.append((name, [(one.node_id, pytest.approx(one.score, abs=1e-4)) for one in found]))
+        seen.append([node.node_id for node in await vectors.aget_nodes(["sea", "nowhere"])])
+        seen.append([node.node_id for node in await vectors.aget_nodes(filters=german)])
+        seen.append((await vectors.aquery(VectorStoreQuery(query_str="sea", doc_ids=["doc"], similarity_top_k=9))).ids)
+        await vectors.adelete_nodes(["sea"])
+        seen.append(sorted(node.node_id for node in await vectors.aget_nodes()))
+        elsewhere = [StoredDocument("a", "blue sea", parent_id="book")]
+        embeddings = setup.encoder.encode(["blue sea"])
+        stored = setup.store.upsert(elsewhere, embeddings)
+        if stored is not None:
+            await stored
+        await vectors.adelete("book")
+        await vectors.adelete("doc")
+        seen.append(sorted(node.node_id for node in await vectors.aget_nodes()))
+        await vectors.aclear()
+        seen.append(await vectors.aget_nodes())
+        return seen
+
+    assert native.loop.run(use(awaited)) == asyncio.run(use(sync))
+    with pytest.raises(ValueError, match="can only be awaited"):
+        awaited.vectors.query(VectorStoreQuery(query_str="sea"))
 
 
 def test_ids_are_what_a_retriever_finds() -> None:
