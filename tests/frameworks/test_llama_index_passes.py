@@ -243,6 +243,8 @@ async def test_model_and_database_never_run_in_the_loops_thread(path: str, await
     setup.store.gate = setup.encoder.gate
     await setup.encoder.gate.release_during(ASYNC_PATHS[path](setup))
     assert setup.encoder.gate.passed >= len(setup.encoder.calls) > 0
+    texts = [text for call in setup.encoder.calls for text in call]
+    assert len(texts) == len(set(texts)), "one pass a text, awaited too"
 
 
 STORE_PATHS = {

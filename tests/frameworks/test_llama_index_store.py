@@ -298,6 +298,14 @@ def test_alpha_goes_from_sparse_alone_to_dense_alone(vectors, encoder, alpha, fu
     assert shown(found) == expected(vectors, encoder, "blue sea", top_k=4, fusion=fusion)
 
 
+def test_the_papers_weights_as_alpha_give_the_papers_order(vectors, encoder) -> None:
+    vectors.add(nodes_of())
+    found = vectors.query(asked(mode="hybrid", alpha=0.77))
+    paper = vectors.query(asked(mode="hybrid"), fusion=Weighted(dense=1, sparse=0.3))
+    assert found.ids == paper.ids
+    assert found.similarities == pytest.approx([0.77 * score for score in paper.similarities], abs=1e-3)
+
+
 def test_sparse_top_k_is_how_many_candidates_a_hybrid_search_takes(encoder) -> None:
     store = MemoryStore(dim=encoder.dim)
     vectors = M3ConnectVectorStore(store=store, encoder=encoder)
