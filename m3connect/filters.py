@@ -36,6 +36,7 @@ __all__ = [
     "FieldKind",
     "Filter",
     "FilterFields",
+    "HasId",
     "HasToken",
     "Native",
     "Not",
@@ -53,6 +54,7 @@ __all__ = [
     "number_name",
     "numbers",
     "split_exact",
+    "split_ids",
     "tokens",
 ]
 
@@ -134,6 +136,13 @@ class Predicate(Filter):
     """
 
     test: Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class HasId(Filter):
+    """True for the documents with these ids; stands alone or in `&`, where the others are then judged by reading."""
+
+    any_of: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +307,8 @@ def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
                 "conditions that are judged by reading (text_contains, Predicate, and all of field(...) where layout= "
                 "was given) it stands in & alone, not in | or ~"
             )
+        case HasId():
+            raise ValueError("the metadata do not tell a document's id: HasId stands alone or in & with other filters")
     raise ValueError(f"expected a filter built with field(...), but got {condition!r}")
 
 
@@ -339,6 +350,31 @@ def split_exact(condition: Filter, decides: Callable[[Filter], bool] = is_exact)
     exact = tuple(half for half, _ in halves if half is not None)
     rest = tuple(half for _, half in halves if half is not None)
     return (And(exact) if exact else None), And(rest)
+
+
+def split_ids(condition: Filter) -> tuple[tuple[str, ...] | None, Filter]:
+    """Split a condition into the ids it names and the rest.
+
+    Returns:
+        The ids that every `HasId` of a conjunction names, in order, or None where there is none; and what else holds.
+
+    Example:
+        >>> split_ids(HasId(("a", "b")) & HasId(("b", "c")))
+        (('b',), And(parts=()))
+    """
+    parts = _conjuncts(condition)
+    named = [dict.fromkeys(part.any_of) for part in parts if isinstance(part, HasId)]
+    if not named:
+        return None, condition
+    common = tuple(name for name in named[0] if all(name in ids for ids in named[1:]))
+    return common, And(tuple(part for part in parts if not isinstance(part, HasId)))
+
+
+def _conjuncts(condition: Filter) -> list[Filter]:
+    """Return the conditions that must all hold, those of nested `And` on one level."""
+    if not isinstance(condition, And):
+        return [condition]
+    return [inner for part in condition.parts for inner in _conjuncts(part)]
 
 
 def _deeper(*parts: Filter) -> int:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
-from m3connect.filters import Filter, matches, split_exact
+from m3connect.filters import Filter, matches, split_exact, split_ids
 from m3connect.fusion import Leg
 from m3connect.prepared import PreparedDocuments, prepare
 from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, SearchPlan, Step, search_flow
@@ -363,6 +363,12 @@ class StoreFlows(ABC):
         check_filter(condition)
         if condition is None:
             return Selection()
+        names, others = split_ids(condition)
+        if names is not None:
+            found = yield from self.fetch_documents(check_ids(names))
+            return Selection(
+                ids=tuple(name for name in names if name in found and matches(others, found[name].metadata))
+            )
         exact, rest = self.split(condition)
         if rest is None:
             return Selection(exact)

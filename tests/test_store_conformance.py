@@ -19,7 +19,7 @@ from store_checks import assert_same_search, fill, ids, random_documents, random
 
 from m3connect import RRF, Dense, Document, HybridStore, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError, DocumentNotFoundError, M3ConnectError
-from m3connect.filters import Filter, Predicate, field, matches
+from m3connect.filters import Filter, HasId, Predicate, field, matches
 from m3connect.testing import FakeEncoder
 
 Factory = Callable[..., HybridStore]
@@ -593,6 +593,20 @@ def check_filter(store: HybridStore, documents: list[Document], condition: Filte
 @keys(FILTERS)
 def test_filters_agree_with_their_meaning(described: tuple[HybridStore, list[Document]], case: str) -> None:
     check_filter(*described, FILTERS[case])
+
+
+def test_ids_are_a_filter_alone_and_beside_others(described: tuple[HybridStore, list[Document]]) -> None:
+    store, documents = described
+    some = HasId((*(document.id for document in documents[::2]), "nowhere"))
+    for condition, others in ((some, field("x").not_in([])), (some & FILTERS["is not"], FILTERS["is not"])):
+        expected = {document.id for document in documents[::2] if matches(others, document.metadata)}
+        assert {document.id for document in store.scroll(condition)} == expected
+        assert store.count(condition) == len(expected) > 0
+        found = store.search(random_embeddings(1, seed=32), fusion=Dense(), filter=condition, top_k=200)
+        assert set(ids(found[0])) == expected
+    for wrong in (some | FILTERS["is not"], ~some):
+        with pytest.raises(ValueError, match=r"HasId stands alone|expected a filter|can be asked for"):
+            store.count(wrong)
 
 
 def test_filters_of_this_suite_divide_the_documents() -> None:

@@ -1,7 +1,7 @@
 """The two ways to run a flow: here and now, or awaited off the event loop.
 
-A flow (`m3connect.flows`) yields calls: `encode` is the model's, `compute` is a function that takes its time, every
-other name is a method of the store.
+A flow (`m3connect.flows`) yields calls: `encode` is the model's, `compute` is a function that takes its time, `scan`
+walks through documents and keeps the ids of some, every other name is a method of the store.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ class Performer:
         """Do a call.
 
         Raises:
-            TypeError: the store can only be awaited.
+            ValueError: the store can only be awaited.
         """
         if call.method == "encode":
             return self._require_model().encode_texts(**call.arguments)
         if call.method == "compute":
             return call.arguments["work"]()
         if isinstance(self._store, AsyncStore):
-            raise TypeError(
+            raise ValueError(
                 f"{self._store!r} can only be awaited: use the async method (aquery, async_add, aretrieve...)"
             )
+        if call.method == "scan":
+            documents, keep = self._store.scroll(call.arguments["filter"]), call.arguments["keep"]
+            return [document.id for document in documents if keep(document)]
         answer = getattr(self._store, call.method)(**call.arguments)
         return list(answer) if isinstance(answer, Iterator) else answer
 
@@ -48,6 +51,9 @@ class Performer:
             return await self._require_model().aencode_texts(**call.arguments)
         if call.method == "compute" or not isinstance(self._store, AsyncStore):
             return await asyncio.to_thread(self.perform, call)
+        if call.method == "scan":
+            keep = call.arguments["keep"]
+            return [document.id async for document in self._store.scroll(call.arguments["filter"]) if keep(document)]
         answer = getattr(self._store, call.method)(**call.arguments)
         return [document async for document in answer] if isinstance(answer, AsyncIterator) else await answer
 

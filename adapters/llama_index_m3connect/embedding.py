@@ -15,11 +15,14 @@ class M3ConnectEmbedding(ModelSettings, BaseEmbedding):
 
     Args:
         model_name: what `M3Encoder.from_pretrained` takes; loaded at the first text.
-        encoder: an encoder that is there already, instead of a name. The model's memory of recent passes is 64 MB (some
-            12,000 texts of BGE-M3); `SharedPass(encoder, max_bytes=...)` given here makes it larger.
+        encoder: an encoder that is there already, instead of a name; async methods call it from several threads. The
+            model's memory of recent passes is 64 MB (some 12,000 texts of BGE-M3); `SharedPass(encoder, max_bytes=...)`
+            given here makes it larger.
         max_length: read at most this many tokens of a text.
-        multi_vector: compute token vectors of texts in the same pass, for a store that keeps them. Those of queries are
-            always computed, for a reranker that may follow.
+        multi_vector: compute token vectors of texts in the same pass, for a store that keeps them. Of BGE-M3 they take
+            4 KB a token, so the memory holds 16,000 tokens: some 50 nodes of 300 tokens. LlamaIndex embeds 2,048 nodes
+            before it stores the first; give `VectorStoreIndex(insert_batch_size=32)` or a larger memory, or most nodes
+            cost a second pass. Those of queries are always computed, for a reranker that may follow.
         embed_batch_size: texts a call. The encoder sorts and packs what comes in one call, so do not choose it small.
 
     Example:

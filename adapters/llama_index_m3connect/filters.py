@@ -14,14 +14,17 @@ from typing import Any
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
+from llama_index_m3connect.nodes import REF_DOC_ID
 from m3connect.filters import And, Field, Filter, Or, Predicate, field
 from m3connect.flows import Call, Flow
 
-__all__ = ["to_filter"]
+__all__ = ["check_kind", "to_filter"]
 
 _LISTS = {FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOperator.ALL}
 _ORDERS = {FilterOperator.GT, FilterOperator.GTE, FilterOperator.LT, FilterOperator.LTE}
 _TEXTS = {FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE}
+
+_SOURCE_NAMES = {"ref_doc_id", "doc_id", "document_id"}
 
 _EVERYTHING = And(())
 _NOTHING = Or(())
@@ -39,11 +42,21 @@ def to_filter(filters: MetadataFilters | Filter | None) -> Flow[Filter | None]:
     Raises:
         ValueError: a filter for which LlamaIndex itself has no answer, such as IN without a list.
     """
+    filters = check_kind(filters)
     if filters is None or isinstance(filters, Filter):
         return filters
-    if not isinstance(filters, MetadataFilters):
-        raise ValueError(f"expected MetadataFilters, or a filter of m3connect.filters, but got {filters!r}")
     return (yield from _group(filters)) if filters.filters else None
+
+
+def check_kind(filters: object) -> MetadataFilters | Filter | None:
+    """Return filters of either kind.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if filters is None or isinstance(filters, MetadataFilters | Filter):
+        return filters
+    raise ValueError(f"expected MetadataFilters, or a filter of m3connect.filters, but got {filters!r}")
 
 
 def _group(filters: MetadataFilters) -> Flow[Filter]:
@@ -60,13 +73,23 @@ def _group(filters: MetadataFilters) -> Flow[Filter]:
 
 
 def _leaf(leaf: MetadataFilter) -> Flow[Filter]:
+    """Translate one condition; on a name that LlamaIndex's stores have for the source, metadata of that name first."""
+    if leaf.key not in _SOURCE_NAMES:
+        return (yield from _comparison(leaf))
+    absent = field(leaf.key).is_empty()
+    of_metadata = yield from _comparison(leaf)
+    of_source = yield from _comparison(leaf.model_copy(update={"key": REF_DOC_ID}))
+    return (~absent & of_metadata) | (absent & of_source)
+
+
+def _comparison(leaf: MetadataFilter) -> Flow[Filter]:
     _check(leaf)
     if not _can_name(leaf.key):
         return _judged(leaf)
     key, operator = field(leaf.key), leaf.operator
     if operator in (FilterOperator.NE, FilterOperator.NIN):
         positive = FilterOperator.EQ if operator == FilterOperator.NE else FilterOperator.IN
-        return ~(yield from _leaf(leaf.model_copy(update={"operator": positive})))
+        return ~(yield from _comparison(leaf.model_copy(update={"operator": positive})))
     if operator == FilterOperator.IS_EMPTY:
         return key.is_empty() | (key == "")
     if operator in _ORDERS:

@@ -23,14 +23,14 @@ class ModelSettings(BaseModel):
     name travels to other processes as that name and loads the model there; one made with `encoder=` takes it along.
     """
 
-    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True)
+    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid")
 
     model_name: str = Field(default=_UNKNOWN, description='A folder, a name on the hub, or "m3-mini" (bundled).')
     revision: str | None = Field(default=None, description="A branch, tag or commit of the hub.")
     local_files_only: bool = Field(default=False, description="Never download.")
     max_length: int | None = Field(default=None, description="Read at most this many tokens of a text.")
     fingerprint: str | None = Field(default=None, description="Refuse a model with another fingerprint.")
-    encoder: Any = Field(default=None, exclude=True, description="An encoder that is there already.")
+    encoder: Any = Field(default=None, exclude=True, description="An encoder, or a component of ours that has one.")
 
     _found: Sharing | None = PrivateAttr(default=None)
 
@@ -43,16 +43,37 @@ class ModelSettings(BaseModel):
                     "encoder object that cannot be pickled does not travel to other processes, but a model_name does"
                 )
             return self
+        if isinstance(self.encoder, ModelSettings):
+            self._take_over(self.encoder)
+            return self
         if not isinstance(self.encoder, Encoder):
             raise ValueError(
                 f"encoder must have dim, fingerprint and encode, as M3Encoder has, but is {self.encoder!r}"
             )
         fields = self.__dict__  # assigning would validate again
-        if self.model_name == _UNKNOWN:
-            fields["model_name"] = getattr(self.encoder, "name", _UNKNOWN)
+        name = getattr(self.encoder, "name", _UNKNOWN)
+        if self.model_name not in (_UNKNOWN, name):
+            raise ValueError(
+                f"give model_name= or encoder=, not both: they are {self.model_name!r} and {self.encoder!r}"
+            )
+        fields["model_name"] = name
         if self.fingerprint is None:
             fields["fingerprint"] = self.encoder.fingerprint
         return self
+
+    def _take_over(self, other: ModelSettings) -> None:
+        """Use the model of another component, by name where it was made by name, and its settings where none is given.
+
+        Raises:
+            ValueError: a model was named too.
+        """
+        if self.model_name not in (_UNKNOWN, other.model_name):
+            raise ValueError(
+                f"give model_name= or encoder=, not both: the encoder is {other.model_name}, not {self.model_name}"
+            )
+        for name in ModelSettings.model_fields:
+            if name not in self.model_fields_set or name == "encoder":
+                self.__dict__[name] = getattr(other, name)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Refuse to travel without the encoder, which LlamaIndex would drop, here too, with a warning."""

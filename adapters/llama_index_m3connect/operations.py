@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
@@ -18,14 +19,35 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_m3connect.calls import compute
 from llama_index_m3connect.filters import to_filter
-from llama_index_m3connect.nodes import of_documents, of_nodes, to_document, to_node
-from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
+from llama_index_m3connect.nodes import (
+    FROM_ELSEWHERE,
+    of_documents,
+    of_nodes,
+    stems_from,
+    to_document,
+    to_node,
+)
+from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows, unit_rows
+from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
 from m3connect.filters import And, Filter, matches
-from m3connect.flows import Call, Flow
-from m3connect.fusion import Dense, Fusion, Sparse, Weighted
+from m3connect.flows import MOST_READ, Call, Flow
+from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
 from m3connect.store import Document, Hit, check_count, check_ids
 
-__all__ = ["QueryOptions", "add", "clear", "delete_document", "delete_nodes", "get_nodes", "query"]
+__all__ = [
+    "QueryOptions",
+    "add",
+    "check_fusion",
+    "clear",
+    "delete_document",
+    "delete_nodes",
+    "get_nodes",
+    "of_those_left",
+    "query",
+    "with_dense",
+]
+
+_T = TypeVar("_T")
 
 _SUPPORTED = (
     VectorStoreQueryMode.DEFAULT,
@@ -54,24 +76,54 @@ class QueryOptions:
     mmr_prefetch_k: int | None = None
     """How many nodes MMR chooses from; None means `max(100, 4 * top_k)`."""
 
+    node_ids: Sequence[str] | None = None
+    """Search these nodes alone. `VectorStoreQuery.node_ids` cannot say so: `as_retriever()` puts there what the index
+    keeps itself, which beside a store like ours is none, or its image and index nodes, and means all."""
 
-def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow[list[str]]:
+    def __post_init__(self) -> None:
+        check_fusion(self.fusion)
+        for name in ("candidates", "mmr_prefetch_k"):
+            _check_optional_count(name, getattr(self, name))
+
+
+def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool, fingerprint: str | None) -> Flow[list[str]]:
     """Store nodes, replacing those whose id is taken.
 
+    Args:
+        nodes: with an embedding each where there is no model.
+        encodes: whether there is a model.
+        multi_vector: whether the store keeps token vectors.
+        fingerprint: of the encoder that filled the collection.
+
     Raises:
-        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none.
+        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none; or there
+            is no model, and the collection has sparse weights of one.
     """
     if not nodes:
         return []
+    if not encodes and fingerprint is not None:
+        raise ValueError(
+            f"the collection was filled by {fingerprint}, sparse weights included, and these nodes would have none: "
+            "give encoder= (an M3ConnectEmbedding, or any m3connect encoder of that model), or use another collection"
+        )
     documents: list[Document] = yield compute(lambda: [to_document(node) for node in nodes])
     if encodes:
         texts = [document.text for document in documents]
         batch: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": multi_vector})
         yield compute(lambda: _check_embeddings(nodes, batch))
     else:
-        batch = yield compute(lambda: _dense_only([node.get_embedding() for node in nodes]))
+        batch = yield compute(lambda: _dense_only([_embedding_of(node) for node in nodes]))
     yield Call("upsert", {"documents": documents, "embeddings": batch})
     return [document.id for document in documents]
+
+
+def _embedding_of(node: BaseNode) -> list[float]:
+    if node.embedding is None:
+        raise ValueError(
+            f"node {node.node_id!r} has no embedding, and the store has no encoder to make one: give encoder= (best "
+            "the M3ConnectEmbedding that embeds the nodes), or embed nodes before they are stored"
+        )
+    return node.embedding
 
 
 def _check_embeddings(nodes: Sequence[BaseNode], batch: M3Embeddings) -> None:
@@ -100,7 +152,9 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
         hint = "; SPARSE searches for words" if "text" in mode.value or "semantic" in mode.value else ""
         raise ValueError(f"query mode {mode.name} is not supported: use {names}{hint}")
     check_count("similarity_top_k", asked.similarity_top_k)
-    condition = yield from _restriction(asked)
+    for name in ("sparse_top_k", "hybrid_top_k"):
+        _check_optional_count(name, getattr(asked, name))
+    condition = yield from _restriction(asked, options)
     rows = yield from _rows(asked, mode)
     if mode == VectorStoreQueryMode.MMR:
         return (yield from _mmr(asked, options, rows, condition))
@@ -109,13 +163,59 @@ def query(asked: VectorStoreQuery, options: QueryOptions) -> Flow[VectorStoreQue
     return _result([to_node(hit.document) for hit in hits[0]], [hit.score for hit in hits[0]])
 
 
-def _restriction(asked: VectorStoreQuery) -> Flow[Filter | None]:
+def check_fusion(fusion: object) -> Fusion:
+    """Return a fusion.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(fusion, RRF | Weighted | Dense | Sparse):
+        raise ValueError(f"fusion must be RRF(), Weighted(), Dense() or Sparse() of m3connect, but is {fusion!r}")
+    return fusion
+
+
+def _check_optional_count(name: str, count: int | None) -> None:
+    if count is not None:
+        check_count(name, count)
+
+
+def _restriction(asked: VectorStoreQuery, options: QueryOptions) -> Flow[Filter | None]:
     parts = [(yield from to_filter(asked.filters))]
-    parts.append(None if asked.doc_ids is None else of_documents(check_ids(asked.doc_ids)))
-    # VectorStoreIndex.as_retriever() passes the nodes it keeps itself, none of a store like ours, and means all.
-    parts.append(of_nodes(check_ids(asked.node_ids)) if asked.node_ids else None)
+    if asked.doc_ids is not None:
+        parts.append((yield from _of_sources(asked.doc_ids, most=MOST_READ)))
+    parts.append(None if options.node_ids is None else of_nodes(check_ids(options.node_ids)))
     given = tuple(part for part in parts if part is not None)
     return And(given) if len(given) > 1 else next(iter(given), None)
+
+
+def _of_sources(ref_doc_ids: Sequence[str], *, most: int | None = None) -> Flow[Filter]:
+    """Select the nodes of source documents; a node without a source is its own.
+
+    Databases can be asked for what LlamaIndex stored. Documents of another way of ingesting have their source in
+    `Document.parent_id`, which filters do not see: they are read, where there are any.
+
+    Args:
+        ref_doc_ids: the source documents.
+        most: how many documents may be read; None means any number.
+
+    Raises:
+        FilterTooBroadError: there are more; none was read.
+    """
+    stored = of_documents(check_ids(ref_doc_ids))
+    others: int = yield Call("count", {"filter": FROM_ELSEWHERE})
+    if not others:
+        return stored
+    if most is not None and others > most:
+        raise FilterTooBroadError(
+            f"the collection has {others} documents that LlamaIndex did not store, more than {most} to read for their "
+            "sources: select by metadata instead (filters=)"
+        )
+    wanted = set(ref_doc_ids)
+    own: list[str] = yield Call("scan", {"filter": stored, "keep": lambda _: True})
+    read: list[str] = yield Call(
+        "scan", {"filter": FROM_ELSEWHERE, "keep": lambda document: stems_from(document, wanted)}
+    )
+    return of_nodes([*own, *read])
 
 
 def _plan(asked: VectorStoreQuery, mode: VectorStoreQueryMode, options: QueryOptions) -> dict[str, object]:
@@ -147,9 +247,13 @@ def _rows(asked: VectorStoreQuery, mode: VectorStoreQueryMode) -> Flow[M3Embeddi
     if text is None:
         raise ValueError(f"query mode {mode.name} needs query_str, the question as text, but has none")
     batch: M3Embeddings = yield Call("encode", {"texts": [text], "multi_vector": True})  # a reranker may follow
-    if dense is None or np.array_equal(np.asarray([dense], np.float32), batch.dense):
-        return batch
-    return replace(batch, dense=np.asarray([dense], np.float32), fingerprint=None)  # of other texts, as HyDE makes them
+    return batch if dense is None else with_dense(batch, dense)
+
+
+def with_dense(query: M3Embeddings, vector: Sequence[float] | FloatArray) -> M3Embeddings:
+    """Return the query with another dense vector, as HyDE makes one of other texts; its length does not matter."""
+    row = np.asarray(vector, np.float32)[np.newaxis]
+    return query if np.array_equal(row, query.dense) else replace(query, dense=unit_rows(row), fingerprint=None)
 
 
 def _mmr(
@@ -163,8 +267,8 @@ def _mmr(
     prefetch = options.mmr_prefetch_k or max(100, 4 * top_k)
     search = {"queries": rows, "filter": condition, "top_k": max(prefetch, top_k), "fusion": Dense()}
     hits: list[list[Hit]] = yield Call("search", search)
-    documents = {hit.document.id: hit.document for hit in hits[0]}
-    stored: M3Embeddings = yield Call("get_embeddings", {"ids": list(documents)})
+    left, stored = yield from of_those_left(hits[0], _stored_embeddings)
+    documents = {hit.document.id: hit.document for hit in left}
     choose = partial(
         get_top_k_mmr_embeddings,
         rows.dense[0].tolist(),
@@ -175,6 +279,28 @@ def _mmr(
     )
     scores, chosen = yield compute(choose)
     return _result([to_node(documents[name]) for name in chosen], [float(score) for score in scores])
+
+
+def _stored_embeddings(hits: Sequence[Hit]) -> Flow[M3Embeddings]:
+    stored: M3Embeddings = yield Call("get_embeddings", {"ids": [hit.document.id for hit in hits]})
+    return stored
+
+
+def of_those_left(hits: Sequence[Hit], read: Callable[[Sequence[Hit]], Flow[_T]]) -> Flow[tuple[Sequence[Hit], _T]]:
+    """Read something of hits from their store, without those that somebody deleted since they were found.
+
+    Returns:
+        The hits that are still there, and what was read of them.
+    """
+    while True:
+        try:
+            return hits, (yield from read(hits))
+        except DocumentNotFoundError:
+            documents: list[Document] = yield Call("get", {"ids": [hit.document.id for hit in hits]})
+            there = {document.id for document in documents}
+            if len(there) == len(hits):
+                raise
+            hits = [hit for hit in hits if hit.document.id in there]
 
 
 def _result(nodes: list[BaseNode], scores: list[float]) -> VectorStoreQueryResult:
@@ -207,7 +333,8 @@ def delete_nodes(node_ids: Sequence[str] | None, filters: MetadataFilters | Filt
 
 def delete_document(ref_doc_id: str) -> Flow[None]:
     """Delete the nodes of a source document."""
-    yield Call("delete", {"filter": of_documents(check_ids([ref_doc_id]))})
+    condition = yield from _of_sources([ref_doc_id])
+    yield Call("delete", {"filter": condition})
 
 
 def clear() -> Flow[None]:
@@ -225,4 +352,4 @@ def _selected(node_ids: Sequence[str] | None, filters: MetadataFilters | Filter 
 
 
 def _dense_only(vectors: Sequence[Sequence[float]]) -> M3Embeddings:
-    return M3Embeddings(np.asarray(vectors, np.float32), SparseRows.empty(len(vectors)))
+    return M3Embeddings(unit_rows(vectors), SparseRows.empty(len(vectors)))

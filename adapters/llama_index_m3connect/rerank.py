@@ -12,12 +12,13 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llama_index_m3connect.model import ModelSettings
 from llama_index_m3connect.nodes import embedded_text
 from m3connect import scoring
 from m3connect.embeddings import M3Embeddings
+from m3connect.retrieval import check_weights
 
 __all__ = ["M3ConnectRerank"]
 
@@ -43,6 +44,11 @@ class M3ConnectRerank(ModelSettings, BaseNodePostprocessor):
     weights: tuple[float, float, float] = Field(
         default=scoring.HYBRID_WEIGHTS, description="Of dense, sparse and multi-vector scores."
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, weights: tuple[float, float, float]) -> tuple[float, float, float]:
+        return check_weights(weights)
 
     @classmethod
     def class_name(cls) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -11,9 +12,10 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_m3connect.calls import Performer, compute
-from llama_index_m3connect.filters import to_filter
+from llama_index_m3connect.filters import check_kind, to_filter
 from llama_index_m3connect.model import ModelSettings, source_of
 from llama_index_m3connect.nodes import to_node
+from llama_index_m3connect.operations import check_fusion, of_those_left, with_dense
 from llama_index_m3connect.vector_store import M3ConnectVectorStore
 from m3connect import scoring
 from m3connect.base import AsyncStore
@@ -21,7 +23,7 @@ from m3connect.embeddings import M3Embeddings
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, run, run_async
 from m3connect.fusion import RRF, Fusion
-from m3connect.retrieval import TokenSource, candidates_flow, rerank_hits
+from m3connect.retrieval import Candidates, TokenSource, candidates_flow, check_weights, rerank_hits
 from m3connect.store import Encoder, Hit, HybridStore, check_count
 
 __all__ = ["M3ConnectRetriever"]
@@ -30,8 +32,9 @@ __all__ = ["M3ConnectRetriever"]
 class M3ConnectRetriever(BaseRetriever):
     """Questions in, scored nodes out: dense and sparse fused, reranked where asked.
 
-    A question costs one forward pass whatever it is used for. Rerank takes token vectors of the candidates from a store
-    that keeps them, and encodes their texts otherwise.
+    A question costs one forward pass whatever it is used for. Where a query transformation brings other texts or a
+    vector (`QueryBundle.custom_embedding_strs`, `.embedding`), as HyDE does, they stand for it in the dense leg. Rerank
+    takes token vectors of the candidates from a store that keeps them, and encodes their texts otherwise.
 
     Args:
         store: an `M3ConnectVectorStore`, or a store of m3connect itself, awaited ones included.
@@ -79,29 +82,31 @@ class M3ConnectRetriever(BaseRetriever):
             encoder = store.encoder if encoder is None else encoder
             fusion = store.fusion if fusion is None else fusion
             candidates = store.candidates if candidates is None else candidates
+        elif not isinstance(store, HybridStore):  # an AsyncStore has the same methods
+            raise ValueError(f"store must be an M3ConnectVectorStore or a store of m3connect, but is {store!r}")
         if encoder is None:
             raise ValueError("give encoder=, or an M3ConnectVectorStore that has one: questions must be encoded")
         self.similarity_top_k = similarity_top_k
-        self.filters = filters
-        self.fusion = RRF() if fusion is None else fusion
+        self.filters = check_kind(filters)
+        self.fusion = check_fusion(RRF() if fusion is None else fusion)
         self.candidates = candidates
         self.rerank = rerank
         self.depth = depth
-        self.weights = weights
+        self.weights = check_weights(weights)
         self.token_store = token_store
         self._store: HybridStore | AsyncStore = store.store if isinstance(store, M3ConnectVectorStore) else store
         self._performer = Performer(self._store, source_of(encoder))
         super().__init__(callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return run(self._answer(query_bundle.query_str), self._performer.perform)
+        return run(self._answer(query_bundle), self._performer.perform)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await run_async(self._answer(query_bundle.query_str), self._performer.aperform)
+        return await run_async(self._answer(query_bundle), self._performer.aperform)
 
-    def _answer(self, question: str) -> Flow[list[NodeWithScore]]:
+    def _answer(self, question: QueryBundle) -> Flow[list[NodeWithScore]]:
         condition = yield from to_filter(self.filters)
-        query: M3Embeddings = yield Call("encode", {"texts": [question], "multi_vector": True})
+        query = yield from _encoded(question)
         search = {
             "queries": query,
             "top_k": max(self.similarity_top_k, self.depth) if self.rerank else self.similarity_top_k,
@@ -114,15 +119,14 @@ class M3ConnectRetriever(BaseRetriever):
         return [NodeWithScore(node=to_node(hit.document), score=hit.score) for hit in hits]
 
     def _reranked(self, query: M3Embeddings, hits: list[Hit]) -> Flow[list[Hit]]:
-        if not hits:
-            return []
-        embeddings, tokens = yield from candidates_flow(
-            query, [hits], stored=self._store.multi_vector, token_store=self.token_store
-        )
+        def candidates(hits: Sequence[Hit]) -> Flow[Candidates]:
+            return candidates_flow(query, [hits], stored=self._store.multi_vector, token_store=self.token_store)
+
+        left, (embeddings, tokens) = yield from of_those_left(hits, candidates)
         score = partial(
             rerank_hits,
             query,
-            [hits],
+            [left],
             embeddings,
             top_k=self.similarity_top_k,
             weights=self.weights,
@@ -130,3 +134,12 @@ class M3ConnectRetriever(BaseRetriever):
         )
         ranked: list[list[Hit]] = yield compute(score)
         return ranked[0]
+
+
+def _encoded(question: QueryBundle) -> Flow[M3Embeddings]:
+    """Return the question's row; its dense vector is that of other texts where the bundle brings some, as HyDE does."""
+    others = [] if question.embedding is not None else question.custom_embedding_strs or []
+    batch: M3Embeddings = yield Call("encode", {"texts": [question.query_str, *others], "multi_vector": True})
+    if question.embedding is not None:
+        return with_dense(batch, question.embedding)
+    return with_dense(batch[:1], batch.dense[1:].mean(axis=0)) if others else batch

@@ -28,7 +28,7 @@ class Sharing:
         return self.passes.encode(texts, multi_vector=multi_vector, max_length=max_length)
 
     async def aencode(self, texts: Sequence[str], *, multi_vector: bool, max_length: int | None) -> M3Embeddings:
-        """Encode in the encoder's own thread; the event loop goes on."""
+        """Encode in a thread, of which up to 32 call the encoder at a time; the event loop goes on."""
         return await self._awaited.encode(texts, multi_vector=multi_vector, max_length=max_length)
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:

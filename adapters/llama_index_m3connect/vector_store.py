@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
     VectorStoreQueryResult,
 )
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from llama_index_m3connect import operations
 from llama_index_m3connect.calls import Performer
@@ -23,7 +23,7 @@ from m3connect.store import HybridStore
 
 __all__ = ["M3ConnectVectorStore"]
 
-_QUERY_KWARGS = {"candidates", "fusion", "mmr_prefetch_k", "mmr_threshold"}
+_QUERY_KWARGS = {"candidates", "fusion", "mmr_prefetch_k", "mmr_threshold", "node_ids"}
 
 
 class M3ConnectVectorStore(BasePydanticVectorStore):
@@ -58,6 +58,8 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
         ['b']
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     stores_text: bool = True
     store: Any = Field(exclude=True, description="A store of m3connect.")
     encoder: Any = Field(default=None, exclude=True, description="What makes the sparse weights.")
@@ -75,6 +77,11 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
                 f"store must be a store of m3connect, such as QdrantStore or MilvusStore, but is {store!r}"
             )
         return store
+
+    @field_validator("fusion")
+    @classmethod
+    def _check_fusion(cls, fusion: object) -> object:
+        return operations.check_fusion(fusion)
 
     def model_post_init(self, context: object) -> None:
         """Find the model behind `encoder`."""
@@ -99,7 +106,8 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
             Their ids.
 
         Raises:
-            ValueError: a node carries an embedding that `encoder` does not make of its text.
+            ValueError: a node carries an embedding that `encoder` does not make of its text; or there is no `encoder`,
+                and the collection was filled by one.
         """
         _refuse(kwargs, set())
         return run(self._add(nodes), self._performer.perform)
@@ -110,15 +118,22 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
         return await run_async(self._add(nodes), self._performer.aperform)
 
     def _add(self, nodes: Sequence[BaseNode]) -> Flow[list[str]]:
-        return operations.add(nodes, encodes=self._model is not None, multi_vector=self.store.multi_vector)
+        return operations.add(
+            nodes,
+            encodes=self._model is not None,
+            multi_vector=self.store.multi_vector,
+            fingerprint=self.store.fingerprint,
+        )
 
     def query(self, query: VectorStoreQuery, **kwargs: object) -> VectorStoreQueryResult:
         """Find nodes.
 
         Args:
-            query: as LlamaIndex's retrievers build it.
-            kwargs: `fusion` and `candidates` for this query, `mmr_threshold`, and `mmr_prefetch_k`, how many nodes MMR
-                chooses from. `VectorIndexRetriever` passes them on from `vector_store_kwargs`.
+            query: as LlamaIndex's retrievers build it. Its `node_ids` are not used: retrievers of a `VectorStoreIndex`
+                put there what the index keeps itself, and mean all nodes.
+            kwargs: `fusion` and `candidates` for this query, `node_ids`, the nodes to search, `mmr_threshold`, and
+                `mmr_prefetch_k`, how many nodes MMR chooses from. `VectorIndexRetriever` passes them on from
+                `vector_store_kwargs`.
 
         Raises:
             ValueError: the mode is not supported, or lacks what it needs.

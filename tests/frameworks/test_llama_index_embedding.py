@@ -11,7 +11,7 @@ from llama_index.core.embeddings.utils import resolve_embed_model
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_helpers import TEXTS, ids, nodes_of
 from llama_index_m3connect import (
     M3ConnectEmbedding,
@@ -98,6 +98,29 @@ async def test_the_retriever_finds_what_m3connects_own_finds(vectors, encoder, f
         assert [(one.node_id, one.score) for one in found] == wanted
 
 
+async def test_the_retriever_reranks_as_deep_and_by_the_weights_it_is_told(vectors, encoder) -> None:
+    """Words alone find candidates in one order, and dense scores alone order them anew."""
+    question, weights = "a blue table", (1, 0, 0)
+
+    async def found(**settings) -> list[tuple[str, float]]:
+        retriever = M3ConnectRetriever(vectors, similarity_top_k=1, fusion=Sparse(), rerank=True, **settings)
+        nodes = retriever.retrieve(question)
+        assert [(one.node_id, one.score) for one in await retriever.aretrieve(question)] == [
+            (one.node_id, pytest.approx(one.score)) for one in nodes
+        ]
+        return [(one.node_id, one.score) for one in nodes]
+
+    by_words = vectors.store.search(encoder.encode([question]), fusion=Sparse())[0]
+    rows = {hit.document.id: encoder.encode([hit.document.text]).dense[0] for hit in by_words}
+    cosines = {name: float(encoder.encode([question]).dense[0] @ row) for name, row in rows.items()}
+    best = max(cosines, key=cosines.__getitem__)
+    first = by_words[0].document.id
+    assert best != first, "or this test would show nothing"
+    assert await found(weights=weights) == [(best, pytest.approx(cosines[best], abs=1e-5))]
+    assert await found(weights=weights, depth=1) == [(first, pytest.approx(cosines[first], abs=1e-5))]
+    assert (await found())[0][1] != pytest.approx(cosines[best], abs=1e-2), "the paper's weights are others"
+
+
 async def test_the_retriever_takes_filters_candidates_and_depth(vectors, encoder) -> None:
     german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
     for filters in (german, field("lang") == "de"):
@@ -109,11 +132,60 @@ async def test_the_retriever_takes_filters_candidates_and_depth(vectors, encoder
     assert ids(shallow) == ids(M3ConnectRetriever(vectors, similarity_top_k=1).retrieve("blue sea"))
 
 
+@pytest.mark.parametrize("rerank", [False, True])
+async def test_the_retriever_takes_the_texts_and_vectors_of_query_transformations(vectors, encoder, rerank) -> None:
+    text = f"lang: en\n\n{TEXTS['bottle']}"
+    bottle = FakeEncoder().encode([text]).dense[0]
+    weights = (1, 0, 0)  # dense alone
+    retriever = M3ConnectRetriever(
+        vectors, fusion=Dense(), similarity_top_k=1, rerank=rerank, weights=weights, encoder=encoder
+    )
+    for bundle in (
+        QueryBundle("blue sea", custom_embedding_strs=[text]),
+        QueryBundle("blue sea", embedding=(10 * bottle).tolist()),
+    ):
+        for found in (retriever.retrieve(bundle), await retriever.aretrieve(bundle)):
+            assert ids(found) == ["bottle"]
+            assert found[0].score == pytest.approx(1, abs=1e-5)
+    words = M3ConnectRetriever(vectors, fusion=Sparse(), similarity_top_k=1)
+    assert ids(words.retrieve(QueryBundle("sea", custom_embedding_strs=[TEXTS["bottle"]]))) != ["bottle"]
+
+
+def test_several_texts_of_a_query_count_by_their_mean_in_one_call(vectors, encoder) -> None:
+    encoder.calls.clear()
+    texts = [TEXTS["apple"], TEXTS["bottle"]]
+    found = M3ConnectRetriever(vectors, fusion=Dense()).retrieve(QueryBundle("sea", custom_embedding_strs=texts))
+    assert set(ids(found)) == {"apple", "bottle"}
+    assert encoder.calls == [["sea", *texts]]
+
+
 async def test_the_retriever_awaits_an_awaited_store(vectors, encoder) -> None:
     retriever = M3ConnectRetriever(ThreadedStore(vectors.store), encoder=encoder, similarity_top_k=2, rerank=True)
     assert len(await retriever.aretrieve("blue sea")) == 2
-    with pytest.raises(TypeError, match="can only be awaited"):
+    with pytest.raises(ValueError, match="can only be awaited"):
         retriever.retrieve("blue sea")
+
+
+class ForgetfulStore(MemoryStore):
+    """Somebody deletes a document right after each search."""
+
+    def search(self, *args, **options):
+        found = super().search(*args, **options)
+        self.delete(["sea"])
+        return found
+
+
+async def test_a_document_that_is_deleted_meanwhile_is_left_out(embedding) -> None:
+    async def ask(what: str) -> list[str]:
+        vectors = M3ConnectVectorStore(store=ForgetfulStore(dim=16, multi_vector=True), encoder=embedding)
+        vectors.add(nodes_of())
+        if what == "rerank":
+            return ids(await M3ConnectRetriever(vectors, rerank=True, similarity_top_k=4).aretrieve("blue sea"))
+        query = VectorStoreQuery(query_str="blue sea", similarity_top_k=4, mode="mmr")
+        return (await vectors.aquery(query)).ids
+
+    for what in ("rerank", "mmr"):
+        assert set(await ask(what)) == TEXTS.keys() - {"sea"}
 
 
 def test_the_retriever_follows_index_nodes(vectors) -> None:
@@ -126,6 +198,14 @@ def test_a_retriever_that_cannot_work_says_why(encoder) -> None:
     store = MemoryStore(dim=16)
     with pytest.raises(ValueError, match="give encoder="):
         M3ConnectRetriever(M3ConnectVectorStore(store=store))
+    for wrong, reason in (
+        ({"weights": (1, float("nan"), 1)}, "weights must be three numbers of at least 0"),
+        ({"weights": (1, -0.5, 1)}, "weights must be three numbers of at least 0"),
+        ({"filters": {"lang": "de"}}, "expected MetadataFilters"),
+        ({"store": "docs"}, "store must be an M3ConnectVectorStore or a store"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            M3ConnectRetriever(**{"store": store, "encoder": encoder} | wrong)
     for wrong in ({"similarity_top_k": 0}, {"depth": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1"):
             M3ConnectRetriever(store, encoder=encoder, **wrong)
@@ -175,6 +255,9 @@ async def test_rerank_without_a_query_says_so(encoder) -> None:
         await rerank.apostprocess_nodes(scored())
     with pytest.raises(ValueError, match="top_n"):
         M3ConnectRerank(encoder=encoder, top_n=0)
+    for weights in ((1, float("nan"), 1), (1, -0.5, 1)):
+        with pytest.raises(ValueError, match="weights must be three numbers of at least 0"):
+            M3ConnectRerank(encoder=encoder, weights=weights)
 
 
 class Listener(BaseEventHandler):

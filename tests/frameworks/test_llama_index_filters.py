@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import llama_index_helpers  # noqa: F401  # skips where LlamaIndex is not installed
 import numpy as np
 import pytest
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.types import (
     FilterCondition,
     FilterOperator,
@@ -124,6 +124,28 @@ def test_every_operator_answers_as_the_oracle_does(filled: M3ConnectVectorStore,
         for value in ASKED
     )
     assert compared > len(METADATA)
+
+
+@pytest.mark.parametrize("key", ["ref_doc_id", "doc_id", "document_id"])
+def test_the_source_document_has_the_names_of_llamaindex(backend, key: str) -> None:
+    """As in SimpleVectorStore; only that metadata of the same name, which it overwrites, go first here."""
+    kept = backend.names
+    store = M3ConnectVectorStore(store=backend.open())
+    for name, metadata in {"a": {}, "b": {}, "c": {key: "book"}}.items():
+        source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="book" if name == "a" else "other")}
+        store.add([TextNode(id_=name, text="t", metadata=metadata, relationships=source, embedding=unit(0))])
+    answers = {
+        (FilterOperator.EQ, "book"): {"a", "c"},
+        (FilterOperator.NE, "book"): {"b"},
+        (FilterOperator.IN, ("other", "x")): {"b"},
+        (FilterOperator.TEXT_MATCH, "oo"): {"a", "c"},
+        (FilterOperator.IS_EMPTY, None): set(),
+    }
+    for (operator, value), wanted in answers.items():
+        value = list(value) if isinstance(value, tuple) else value
+        leaf = MetadataFilter(key=key, value=value, operator=operator)
+        assert passing(store, MetadataFilters(filters=[leaf])) == wanted, operator
+    backend.drop(kept)
 
 
 @pytest.mark.parametrize(("operator", "value", "stored"), LEFT_OUT)

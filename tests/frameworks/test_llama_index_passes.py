@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
+from backends import ASYNC, make_backend
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import Document, NodeWithScore, QueryBundle
-from llama_index.core.vector_stores.types import VectorStoreQuery
-from llama_index_helpers import PATIENCE, TEXTS, WaitingEncoder, ids, nodes_of, times_encoded
+from llama_index.core.schema import Document, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
+from llama_index_helpers import TEXTS, Gate, WaitingEncoder, WaitingStore, ids, nodes_of, times_encoded
 from llama_index_m3connect import (
     M3ConnectEmbedding,
     M3ConnectRerank,
@@ -19,8 +24,10 @@ from llama_index_m3connect import (
     M3ConnectSparseEmbedding,
     M3ConnectVectorStore,
 )
+from llama_index_m3connect.calls import Performer, compute
 
-from m3connect import MemoryStore, ThreadedStore, Weighted
+from m3connect import Document as StoredDocument
+from m3connect import MemoryStore, ThreadedStore, Weighted, ingest
 from m3connect.encoding import SharedPass
 from m3connect.testing import FakeEncoder
 
@@ -30,10 +37,12 @@ QUESTION = "where is the blue sea?"
 class Setup:
     """An index over an encoder, and everything that can be asked of it."""
 
-    def __init__(self, encoder: FakeEncoder, *, multi_vector: bool = False, awaited: bool = False) -> None:
+    def __init__(
+        self, encoder: FakeEncoder, *, multi_vector: bool = False, awaited: bool = False, store: Any = None
+    ) -> None:
         self.encoder = encoder
         self.embedding = M3ConnectEmbedding(encoder=encoder, multi_vector=multi_vector)
-        self.store = MemoryStore(dim=encoder.dim, multi_vector=multi_vector)
+        self.store = store or WaitingStore(dim=encoder.dim, multi_vector=multi_vector)
         self.vectors = M3ConnectVectorStore(
             store=ThreadedStore(self.store) if awaited else self.store, encoder=self.embedding
         )
@@ -154,6 +163,23 @@ async def test_an_added_text_costs_one_pass_for_all_legs(add, multi_vector: bool
         assert setup.store.count() == len(TEXTS)
 
 
+class LargeEncoder(FakeEncoder):
+    """As large as BGE-M3, and fast: words are remembered."""
+
+    def __init__(self) -> None:
+        super().__init__(dim=1024)
+        self._vector = functools.cache(super()._vector)
+
+
+def test_token_vectors_of_real_size_cost_one_pass_where_little_is_embedded_at_a_time() -> None:
+    """200 nodes of 300 tokens: 240 MB of token vectors, of which 64 MB are remembered."""
+    setup = Setup(LargeEncoder(), multi_vector=True)
+    texts = {f"n{i}": f"node{i} " + " ".join(f"word{j % 50}" for j in range(299)) for i in range(200)}
+    context = StorageContext.from_defaults(vector_store=setup.vectors)
+    VectorStoreIndex(nodes_of(texts), storage_context=context, embed_model=setup.embedding, insert_batch_size=32)
+    assert sum(map(len, setup.encoder.calls)) == len(texts) == setup.store.count()
+
+
 def test_a_memory_of_ones_own_size_can_be_given() -> None:
     counting = FakeEncoder()
     shared = SharedPass(counting, max_bytes=0)
@@ -177,6 +203,7 @@ def test_components_with_the_same_model_share_it() -> None:
 
 SCORED = [NodeWithScore(node=node, score=1.0) for node in nodes_of()]
 QUERY = QueryBundle(QUESTION)
+HYPOTHETICAL = QueryBundle(QUESTION, custom_embedding_strs=["the sea is here"])
 
 
 def aretrieve(name: str):
@@ -202,34 +229,22 @@ ASYNC_PATHS = {
         for mode in ("default", "sparse", "hybrid", "mmr")
     },
     **{name: aretrieve(name) for name in RETRIEVERS if name != "hybrid with token vectors"},
+    "ours with texts of a transformation": lambda setup: M3ConnectRetriever(setup.vectors).aretrieve(HYPOTHETICAL),
 }
 
 
+@pytest.mark.parametrize("multi_vector", [False, True], ids=["two legs", "token vectors"])
 @pytest.mark.parametrize("awaited", [False, True], ids=["store", "awaited store"])
 @pytest.mark.parametrize("path", ASYNC_PATHS)
-async def test_the_event_loop_goes_on_while_the_model_works(path: str, awaited: bool) -> None:
-    """The encoder waits for what only another coroutine does; a blocked loop would let it wait in vain."""
-    setup = Setup(WaitingEncoder(), awaited=awaited)
+async def test_model_and_database_never_run_in_the_loops_thread(path: str, awaited: bool, multi_vector: bool) -> None:
+    """Every call waits for what only another coroutine does; a blocked loop would let it wait in vain."""
+    setup = Setup(WaitingEncoder(), multi_vector=multi_vector, awaited=awaited)
     setup.fill()
-
-    async def let_go() -> None:
-        setup.encoder.go.set()
-
-    await asyncio.wait_for(asyncio.gather(ASYNC_PATHS[path](setup), let_go()), 2 * PATIENCE)
-    assert setup.encoder.calls
-
-
-class WaitingStore(MemoryStore):
-    """A store whose database waits for what another coroutine does."""
-
-    def __init__(self, go) -> None:
-        super().__init__(dim=16)
-        self.go = go
-
-    def _perform(self, call):
-        if not self.go.wait(PATIENCE):
-            raise TimeoutError("nobody set the event: the event loop was blocked")
-        return super()._perform(call)
+    setup.store.gate = setup.encoder.gate
+    await setup.encoder.gate.release_during(ASYNC_PATHS[path](setup))
+    assert setup.encoder.gate.passed >= len(setup.encoder.calls) > 0
+    texts = [text for call in setup.encoder.calls for text in call]
+    assert len(texts) == len(set(texts)), "one pass a text, awaited too"
 
 
 STORE_PATHS = {
@@ -240,19 +255,82 @@ STORE_PATHS = {
     "get nodes by id": lambda vectors: vectors.aget_nodes(["sea"]),
     "clear": lambda vectors: vectors.aclear(),
     "query": lambda vectors: vectors.aquery(VectorStoreQuery(query_str=QUESTION, mode="hybrid")),
-    "retriever": lambda vectors: M3ConnectRetriever(vectors, rerank=True).aretrieve(QUESTION),
+    "query of documents": lambda vectors: vectors.aquery(VectorStoreQuery(query_str=QUESTION, doc_ids=["doc"])),
 }
 
 
 @pytest.mark.parametrize("path", STORE_PATHS)
 async def test_the_event_loop_goes_on_while_the_database_works(path: str) -> None:
-    go = WaitingEncoder().go
-    vectors = M3ConnectVectorStore(store=WaitingStore(go), encoder=FakeEncoder())
+    store, gate = WaitingStore(), Gate()
+    vectors = M3ConnectVectorStore(store=store, encoder=FakeEncoder())
+    vectors.add(nodes_of())
+    ingest(FakeEncoder(), store, [StoredDocument("a", "blue sea", parent_id="doc")])
+    store.gate = gate
+    await gate.release_during(STORE_PATHS[path](vectors))
+    assert gate.passed
 
-    async def let_go() -> None:
-        go.set()
 
-    await asyncio.wait_for(asyncio.gather(STORE_PATHS[path](vectors), let_go()), 2 * PATIENCE)
+async def test_what_takes_its_time_is_computed_in_a_thread() -> None:
+    performer = Performer(MemoryStore(dim=16), None)
+    assert await performer.aperform(compute(threading.current_thread)) is not threading.main_thread()
+
+
+class Witness(TextNode):
+    """A node that tells in which threads its text is put together."""
+
+    threads: ClassVar[set[threading.Thread]] = set()
+
+    def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
+        self.threads.add(threading.current_thread())
+        return super().get_content(metadata_mode)
+
+
+async def test_nodes_become_documents_in_a_thread() -> None:
+    Witness.threads.clear()
+    await Setup(FakeEncoder()).vectors.async_add([Witness(text="blue sea")])
+    assert Witness.threads
+    assert threading.main_thread() not in Witness.threads
+
+
+@pytest.fixture(params=ASYNC)
+def native(request, tmp_path) -> Iterator[Any]:
+    backend = make_backend(request.param, tmp_path)
+    yield backend
+    backend.close()
+
+
+def test_a_native_async_store_does_all_that_a_sync_one_does(native) -> None:
+    """The store is awaited in the loop that its client belongs to, and its answers are those of MemoryStore."""
+    awaited, sync = (Setup(FakeEncoder(), store=store) for store in (native.open().inner, MemoryStore(dim=16)))
+    nodes = [*nodes_of(TEXTS, source="doc", lang="en"), *nodes_of({"de": "ein blaues Meer"}, lang="de")]
+    german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
+
+    async def use(setup: Setup) -> list[Any]:
+        vectors, seen = setup.vectors, []
+        await setup.index.ainsert_nodes(nodes)
+        for name in sorted(RETRIEVERS.keys() - {"hybrid with token vectors"}):
+            found = await RETRIEVERS[name](setup).aretrieve(QUESTION)
+            seen.append((name, [(one.node_id, pytest.approx(one.score, abs=1e-4)) for one in found]))
+        seen.append([node.node_id for node in await vectors.aget_nodes(["sea", "nowhere"])])
+        seen.append([node.node_id for node in await vectors.aget_nodes(filters=german)])
+        seen.append((await vectors.aquery(VectorStoreQuery(query_str="sea", doc_ids=["doc"], similarity_top_k=9))).ids)
+        await vectors.adelete_nodes(["sea"])
+        seen.append(sorted(node.node_id for node in await vectors.aget_nodes()))
+        elsewhere = [StoredDocument("a", "blue sea", parent_id="book")]
+        embeddings = setup.encoder.encode(["blue sea"])
+        stored = setup.store.upsert(elsewhere, embeddings)
+        if stored is not None:
+            await stored
+        await vectors.adelete("book")
+        await vectors.adelete("doc")
+        seen.append(sorted(node.node_id for node in await vectors.aget_nodes()))
+        await vectors.aclear()
+        seen.append(await vectors.aget_nodes())
+        return seen
+
+    assert native.loop.run(use(awaited)) == asyncio.run(use(sync))
+    with pytest.raises(ValueError, match="can only be awaited"):
+        awaited.vectors.query(VectorStoreQuery(query_str="sea"))
 
 
 def test_ids_are_what_a_retriever_finds() -> None:

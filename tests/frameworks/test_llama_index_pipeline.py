@@ -195,6 +195,26 @@ def test_a_component_needs_a_model(kind) -> None:
         kind(encoder="m3-mini")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_component_takes_the_model_of_another(kind) -> None:
+    encoder = PickledEncoder(fingerprint="mine")
+    embedding = M3ConnectEmbedding(encoder=encoder, max_length=2)
+    component = kind(encoder=embedding)
+    assert component.sharing is embedding.sharing
+    assert (component.max_length, component.fingerprint) == (2, "mine")
+    assert kind(encoder=embedding, max_length=3).max_length == 3
+    assert pickle.loads(pickle.dumps(component)).fingerprint == "mine"
+    named = kind(encoder=M3ConnectEmbedding(model_name="m3-mini", local_files_only=True))
+    assert (named.model_name, named.local_files_only, named.encoder) == ("m3-mini", True, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_component_has_one_model(kind) -> None:
+    for encoder in (FakeEncoder(), M3ConnectEmbedding(model_name="m3-mini")):
+        with pytest.raises(ValueError, match="give model_name= or encoder=, not both"):
+            kind(model_name="BAAI/bge-m3", encoder=encoder)
+
+
 def test_a_fingerprint_pins_the_model() -> None:
     assert M3ConnectEmbedding(encoder=FakeEncoder()).fingerprint == "fake-encoder"
     pinned = M3ConnectEmbedding(encoder=FakeEncoder(), fingerprint="another")

@@ -6,6 +6,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
 from llama_index.core.schema import (
     Document,
@@ -19,12 +20,20 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
-from llama_index_helpers import TEXTS, nodes_of
-from llama_index_m3connect import M3ConnectEmbedding, M3ConnectVectorStore
+from llama_index_helpers import TEXTS, ids, nodes_of
+from llama_index_m3connect import (
+    M3ConnectEmbedding,
+    M3ConnectRerank,
+    M3ConnectRetriever,
+    M3ConnectSparseEmbedding,
+    M3ConnectVectorStore,
+    operations,
+)
 from llama_index_m3connect.nodes import to_document, to_node
 
 from m3connect import Dense, MemoryStore, Sparse, ThreadedStore, Weighted, ingest
 from m3connect import Document as StoredDocument
+from m3connect.errors import FilterTooBroadError
 from m3connect.testing import FakeEncoder
 
 
@@ -121,6 +130,47 @@ def test_documents_of_another_way_of_ingesting_become_text_nodes(vectors, encode
     assert node.get_content(metadata_mode=MetadataMode.EMBED) == "blue sea"
 
 
+def fill_from_elsewhere(encoder, store) -> None:
+    """What `m3connect.ingest` and the command line store: no node, the source is `Document.parent_id`."""
+    documents = [StoredDocument("a", "blue sea", parent_id="book"), StoredDocument("b", "blue lake", parent_id="book")]
+    ingest(encoder, store, [*documents, StoredDocument("c", "blue sky", {"lang": "de"})])
+
+
+async def test_documents_of_another_way_of_ingesting_are_found_by_source_and_by_id(vectors, encoder) -> None:
+    fill_from_elsewhere(encoder, vectors.store)
+    vectors.add(nodes_of({"d": "blue bird"}, source="doc"))
+    german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
+    for mode in ("default", "hybrid", "mmr"):
+        assert set(vectors.query(asked("blue", mode=mode, doc_ids=["book", "doc"])).ids) == {"a", "b", "d"}
+        assert vectors.query(asked("blue", mode=mode, doc_ids=["c", "nowhere"])).ids == ["c"]
+        assert set(vectors.query(asked("blue", mode=mode), node_ids=["a", "d", "nowhere"]).ids) == {"a", "d"}
+        assert vectors.query(asked("blue", mode=mode, filters=german), node_ids=["a", "c"]).ids == ["c"]
+    assert (await vectors.aquery(asked("blue", doc_ids=["doc"]))).ids == ["d"]
+
+
+async def test_documents_of_another_way_of_ingesting_are_deleted_by_source(vectors, encoder) -> None:
+    fill_from_elsewhere(encoder, vectors.store)
+    vectors.add(nodes_of({"d": "blue bird"}, source="doc"))
+    vectors.delete("a")
+    assert {node.node_id for node in vectors.get_nodes()} == {"b", "c", "d"}
+    vectors.delete("book")
+    assert {node.node_id for node in vectors.get_nodes()} == {"c", "d"}
+    await vectors.adelete("c")
+    assert {node.node_id for node in vectors.get_nodes()} == {"d"}
+    fill_from_elsewhere(encoder, vectors.store)
+    await M3ConnectVectorStore(store=ThreadedStore(vectors.store), encoder=encoder).adelete("book")
+    assert {node.node_id for node in vectors.get_nodes()} == {"c", "d"}
+
+
+def test_too_many_documents_of_another_way_of_ingesting_are_not_read(vectors, encoder, monkeypatch) -> None:
+    fill_from_elsewhere(encoder, vectors.store)
+    monkeypatch.setattr(operations, "MOST_READ", 2)
+    with pytest.raises(FilterTooBroadError, match="3 documents that LlamaIndex did not store, more than 2"):
+        vectors.query(asked(doc_ids=["book"]))
+    vectors.delete("book")
+    assert vectors.store.count() == 1
+
+
 # -- adding and deleting ----------------------------------------------------------------------------------------------
 
 
@@ -202,7 +252,7 @@ async def test_an_awaited_store_has_the_async_methods_and_says_so(store, encoder
     await vectors.async_add(nodes_of())
     assert (await vectors.aquery(asked(mode="hybrid"))).ids[0] == "sea"
     assert len(await vectors.aget_nodes()) == len(TEXTS)
-    with pytest.raises(TypeError, match="can only be awaited"):
+    with pytest.raises(ValueError, match="can only be awaited"):
         vectors.query(asked())
 
 
@@ -248,6 +298,14 @@ def test_alpha_goes_from_sparse_alone_to_dense_alone(vectors, encoder, alpha, fu
     assert shown(found) == expected(vectors, encoder, "blue sea", top_k=4, fusion=fusion)
 
 
+def test_the_papers_weights_as_alpha_give_the_papers_order(vectors, encoder) -> None:
+    vectors.add(nodes_of())
+    found = vectors.query(asked(mode="hybrid", alpha=0.77))
+    paper = vectors.query(asked(mode="hybrid"), fusion=Weighted(dense=1, sparse=0.3))
+    assert found.ids == paper.ids
+    assert found.similarities == pytest.approx([0.77 * score for score in paper.similarities], abs=1e-3)
+
+
 def test_sparse_top_k_is_how_many_candidates_a_hybrid_search_takes(encoder) -> None:
     store = MemoryStore(dim=encoder.dim)
     vectors = M3ConnectVectorStore(store=store, encoder=encoder)
@@ -272,10 +330,22 @@ def test_queries_are_held_to_documents_and_nodes(vectors) -> None:
     german = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
     for mode in ("default", "sparse", "hybrid", "mmr"):
         assert set(vectors.query(asked("blue", mode=mode, doc_ids=["doc-1", "nowhere"])).ids) == {"a", "b"}
-        assert set(vectors.query(asked("blue", mode=mode, node_ids=["a", "c"])).ids) == {"a", "c"}
-        assert vectors.query(asked("blue", mode=mode, node_ids=["a", "c"], filters=german)).ids == ["c"]
+        assert set(vectors.query(asked("blue", mode=mode), node_ids=["a", "c"]).ids) == {"a", "c"}
+        assert vectors.query(asked("blue", mode=mode, filters=german), node_ids=["a", "c"]).ids == ["c"]
         assert vectors.query(asked("blue", mode=mode, doc_ids=[])).ids == []
-        assert len(vectors.query(asked("blue", mode=mode, node_ids=[])).ids) == 4, "an index passes [] and means all"
+        assert vectors.query(asked("blue", mode=mode), node_ids=[]).ids == []
+
+
+def test_an_index_finds_nodes_of_every_kind(vectors, encoder) -> None:
+    """LlamaIndex keeps image and index nodes in the index too, and passes the ids of those alone with a query."""
+    kinds = [*nodes_of(), NODES["index"], ImageNode(id_="image", text="a blue picture", image_url="http://localhost")]
+    context = StorageContext.from_defaults(vector_store=vectors)
+    index = VectorStoreIndex(kinds, storage_context=context, embed_model=M3ConnectEmbedding(encoder=encoder))
+    retriever = index.as_retriever(similarity_top_k=10)
+    wanted = {"o" if node is NODES["index"] else node.node_id for node in kinds}  # an index node stands for another
+    assert set(ids(retriever.retrieve("blue sea"))) == wanted
+    held = index.as_retriever(similarity_top_k=10, vector_store_kwargs={"node_ids": ["sea", "image"]})
+    assert set(ids(held.retrieve("blue sea"))) == {"sea", "image"}
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 1.0])
@@ -295,11 +365,24 @@ def test_mmr_chooses_as_llamaindex_does(vectors, encoder, threshold) -> None:
         assert found.ids == near[:3]
 
 
-def test_mmr_chooses_from_as_many_as_it_is_told(vectors) -> None:
+@pytest.mark.parametrize("prefetch", [2, 3, 4])
+def test_mmr_chooses_from_as_many_as_it_is_told(vectors, prefetch: int) -> None:
+    """With little weight on relevance the second node is the farthest from the first, of those it chooses from."""
     vectors.add(nodes_of())
-    nearest = vectors.query(asked(similarity_top_k=2)).ids
-    diverse = vectors.query(asked(mode="mmr", similarity_top_k=2), mmr_threshold=0, mmr_prefetch_k=2)
-    assert set(diverse.ids) == set(nearest)
+    nearest = vectors.query(asked(similarity_top_k=prefetch)).ids
+    rows = vectors.store.get_embeddings(nearest).dense
+    farthest = nearest[1:][int(np.argmin(rows[1:] @ rows[0]))]
+    diverse = vectors.query(asked(mode="mmr", similarity_top_k=2), mmr_threshold=0.01, mmr_prefetch_k=prefetch)
+    assert diverse.ids == [nearest[0], farthest]
+
+
+def test_the_second_node_of_mmr_depends_on_how_many_it_chooses_from(vectors) -> None:
+    vectors.add(nodes_of())
+    chosen = [
+        vectors.query(asked(mode="mmr", similarity_top_k=2), mmr_threshold=0.01, mmr_prefetch_k=prefetch).ids[1]
+        for prefetch in (2, 4)
+    ]
+    assert chosen[0] != chosen[1]
 
 
 def test_an_empty_store_finds_nothing(vectors) -> None:
@@ -319,6 +402,26 @@ def test_without_an_encoder_dense_vectors_of_any_model_are_stored_and_found(stor
         found = vectors.query(asked(None, mode=mode, query_embedding=np.eye(16)[1].tolist(), similarity_top_k=1))
         assert found.ids == ["sea"]
     assert vectors.get_nodes(["sea"])[0].embedding is None
+
+
+def test_vectors_are_compared_by_direction_whatever_their_length() -> None:
+    vectors = M3ConnectVectorStore(store=MemoryStore(dim=2))
+    vectors.add([TextNode(id_="long", text="t", embedding=[3, 3]), TextNode(id_="near", text="t", embedding=[1, 0])])
+    for length in (1.0, 10.0):
+        found = vectors.query(asked(None, query_embedding=[length, 0.0]))
+        assert shown(found) == [("near", pytest.approx(1)), ("long", pytest.approx(0.5**0.5))]
+
+
+def test_the_length_of_a_query_vector_does_not_change_a_hybrid_search(vectors, encoder) -> None:
+    vectors.add(nodes_of())
+    other = encoder.encode(["deep green bottles"]).dense[0]
+    asked_with = {
+        length: asked("apple", mode="hybrid", alpha=0.5, query_embedding=(other * length).tolist())
+        for length in (1, 10)
+    }
+    once, tenfold = (vectors.query(query) for query in asked_with.values())
+    assert once.ids == tenfold.ids
+    assert once.similarities == pytest.approx(tenfold.similarities, abs=1e-5)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -347,12 +450,49 @@ def test_a_query_that_cannot_be_answered_says_why(query: VectorStoreQuery, messa
         vectors.query(query)
 
 
+async def test_a_collection_that_an_encoder_filled_takes_no_nodes_without_sparse_weights(vectors) -> None:
+    vectors.add(nodes_of())
+    forgotten = M3ConnectVectorStore(store=vectors.store)
+    nodes = [TextNode(id_="new", text="t", embedding=[1.0] + [0.0] * 15)]
+    with pytest.raises(ValueError, match=r"was filled by fake-encoder, sparse weights included.*give encoder="):
+        forgotten.add(nodes)
+    with pytest.raises(ValueError, match="give encoder="):
+        await forgotten.async_add(nodes)
+    assert vectors.store.count() == len(TEXTS)
+
+
+@pytest.mark.parametrize("setting", ["mmr_prefetch_k", "candidates", "hybrid_top_k", "sparse_top_k"])
+def test_a_count_below_one_is_refused(vectors, setting: str) -> None:
+    for count in (0, -1):
+        fields, options = ({setting: count}, {}) if setting.endswith("top_k") else ({}, {setting: count})
+        for mode in ("default", "sparse", "hybrid", "mmr"):
+            with pytest.raises(ValueError, match=f"{setting} must be at least 1, but is {count}"):
+                vectors.query(asked(mode=mode, **fields), **options)
+
+
+def test_a_fusion_that_is_none_is_refused_at_once(vectors, encoder) -> None:
+    for call in (
+        lambda: M3ConnectVectorStore(store=MemoryStore(dim=16), encoder=encoder, fusion="rrf"),
+        lambda: M3ConnectRetriever(vectors, fusion="rrf"),
+        lambda: vectors.query(asked(), fusion="rrf"),
+    ):
+        with pytest.raises(ValueError, match=r"fusion must be RRF\(\), .* but is 'rrf'"):
+            call()
+
+
+def test_a_number_that_json_cannot_write_is_refused(vectors) -> None:
+    for metadata in ({"score": float("nan")}, {"deep": [{"score": float("inf")}]}):
+        with pytest.raises(ValueError, match=r"node 'n' has (nan|inf) in its metadata"):
+            vectors.add([TextNode(id_="n", text="t", metadata=metadata)])
+    assert vectors.store.count() == 0
+
+
 def test_words_need_an_encoder() -> None:
     vectors = M3ConnectVectorStore(store=MemoryStore(dim=16))
     for mode in ("sparse", "hybrid"):
         with pytest.raises(ValueError, match="give encoder="):
             vectors.query(asked(mode=mode))
-    with pytest.raises(ValueError, match="embedding not set"):
+    with pytest.raises(ValueError, match="node 'apple' has no embedding, and the store has no encoder"):
         vectors.add(nodes_of())
 
 
@@ -374,6 +514,17 @@ def test_an_argument_that_would_be_ignored_is_refused(vectors) -> None:
     ):
         with pytest.raises(TypeError, match="unexpected argument"):
             call()
+
+
+def test_a_misspelt_argument_is_refused(encoder) -> None:
+    for make in (
+        lambda: M3ConnectVectorStore(store=MemoryStore(dim=16), encodr=encoder),
+        lambda: M3ConnectEmbedding(encoder=encoder, max_lenght=8),
+        lambda: M3ConnectSparseEmbedding(encoder=encoder, batch_size=8),
+        lambda: M3ConnectRerank(encoder=encoder, topn=2),
+    ):
+        with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+            make()
 
 
 def test_what_is_no_store_or_no_encoder_is_refused() -> None:
