@@ -10,13 +10,14 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from m3connect import scoring
 from m3connect.embeddings import FloatArray, M3Embeddings
+from m3connect.errors import DocumentNotFoundError
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, compute, run
 from m3connect.fusion import RRF, Fusion, rank
 from m3connect.store import Document, Encoder, Hit, HybridStore
 from m3connect.token_rows import NamedRows, TokenRows
 
-__all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "check_weights", "rerank_hits"]
+__all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "check_weights", "rerank_hits", "stored_flow"]
 
 _CANDIDATES_HELD = 256
 """Candidates whose token vectors are in memory at a time: at BGE-M3's size about 1 MB each for 256 tokens."""
@@ -195,13 +196,27 @@ def candidates_flow(
         return {}, None
     if token_store is not None:
         return (yield from _with_token_store(token_store, documents, queries.fingerprint))
+    if stored:
+        return (yield from stored_flow(list(documents))), None
     texts = [document.text for document in documents.values()]
-    rows: M3Embeddings = yield (
-        Call("get_embeddings", {"ids": list(documents)})
-        if stored
-        else Call("encode", {"texts": texts, "multi_vector": True})
-    )
+    rows: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": True})
     return {name: rows[i] for i, name in enumerate(documents)}, None
+
+
+def stored_flow(ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    """Read the embeddings of documents that a search has found, by id; one that was deleted since then is left out."""
+    while ids:
+        try:
+            rows: M3Embeddings = yield Call("get_embeddings", {"ids": ids})
+        except DocumentNotFoundError:
+            found: list[Document] = yield Call("get", {"ids": ids})
+            left = [document.id for document in found]
+            if len(left) == len(ids):  # all are there, so it was not about them
+                raise
+            ids = left
+        else:
+            return {name: rows[i] for i, name in enumerate(ids)}
+    return {}
 
 
 def _with_token_store(
@@ -211,10 +226,11 @@ def _with_token_store(
     tokens: NamedRows = yield compute(partial(token_store.get, list(documents.values()), fingerprint=fingerprint))
     embeddings: dict[str, M3Embeddings] = {}
     if known := list(tokens.places):
-        rows: M3Embeddings = yield Call("get_embeddings", {"ids": known})
-        embeddings |= {name: rows[i] for i, name in enumerate(known)}
+        embeddings |= yield from stored_flow(known)
     if absent := [document for name, document in documents.items() if name not in tokens.places]:
-        rows = yield Call("encode", {"texts": [document.text for document in absent], "multi_vector": True})
+        rows: M3Embeddings = yield Call(
+            "encode", {"texts": [document.text for document in absent], "multi_vector": True}
+        )
         encoded: TokenRows = yield compute(partial(token_store.encode, rows.require_multi_vector()))
         if not token_store.readonly:
             yield compute(partial(token_store.put_rows, absent, encoded, fingerprint=rows.fingerprint))
@@ -249,7 +265,7 @@ def rerank_hits(
     Args:
         queries: q rows with token vectors.
         found: one list of hits a query.
-        embeddings: by id, one row each with token vectors, for every document in `found`.
+        embeddings: by id, one row each with token vectors. A hit without one, deleted since it was found, is left out.
         top_k: the most hits a query keeps.
         weights: of dense, sparse and multi-vector scores.
         tokens: the token vectors of these documents, which are then not looked for in `embeddings`.
@@ -271,10 +287,10 @@ def _rerank_one(
     top_k: int,
     weights: tuple[float, float, float],
 ) -> list[Hit]:
-    if not hits:
-        return []
-    by_id: dict[str, Hit] = {hit.document.id: hit for hit in hits}
     embeddings, tokens = candidates
+    by_id: dict[str, Hit] = {hit.document.id: hit for hit in hits if hit.document.id in embeddings}
+    if not by_id:
+        return []
     parts = [embeddings[name] for name in by_id]
     rows = M3Embeddings.concatenate([replace(part, fingerprint=None, multi_vector=None) for part in parts])
     matrices = tokens.of(by_id) if tokens is not None else [part.require_multi_vector()[0] for part in parts]
