@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
@@ -28,11 +27,12 @@ from llama_index_m3connect.nodes import (
     to_node,
 )
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows, unit_rows
-from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
+from m3connect.errors import CollectionMismatchError, FilterTooBroadError
 from m3connect.filters import And, Filter, matches
 from m3connect.flows import MOST_READ, Call, Flow
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
-from m3connect.store import Document, Hit, check_count, check_ids
+from m3connect.retrieval import stored_flow
+from m3connect.store import Document, Hit, StoreInfo, check_count, check_ids
 
 __all__ = [
     "QueryOptions",
@@ -42,12 +42,9 @@ __all__ = [
     "delete_document",
     "delete_nodes",
     "get_nodes",
-    "of_those_left",
     "query",
     "with_dense",
 ]
-
-_T = TypeVar("_T")
 
 _SUPPORTED = (
     VectorStoreQueryMode.DEFAULT,
@@ -86,26 +83,22 @@ class QueryOptions:
             _check_optional_count(name, getattr(self, name))
 
 
-def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool, fingerprint: str | None) -> Flow[list[str]]:
+def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow[list[str]]:
     """Store nodes, replacing those whose id is taken.
 
     Args:
         nodes: with an embedding each where there is no model.
         encodes: whether there is a model.
         multi_vector: whether the store keeps token vectors.
-        fingerprint: of the encoder that filled the collection.
 
     Raises:
-        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none; or there
-            is no model, and the collection has sparse weights of one.
+        ValueError: a node carries an embedding that is not the model's of its text, or, without a model, none.
+        CollectionMismatchError: there is no model, and the collection has sparse weights of one.
     """
     if not nodes:
         return []
-    if not encodes and fingerprint is not None:
-        raise ValueError(
-            f"the collection was filled by {fingerprint}, sparse weights included, and these nodes would have none: "
-            "give encoder= (an M3ConnectEmbedding, or any m3connect encoder of that model), or use another collection"
-        )
+    if not encodes:
+        yield from _refuse_mixing()
     documents: list[Document] = yield compute(lambda: [to_document(node) for node in nodes])
     if encodes:
         texts = [document.text for document in documents]
@@ -115,6 +108,16 @@ def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool, fingerp
         batch = yield compute(lambda: _dense_only([_embedding_of(node) for node in nodes]))
     yield Call("upsert", {"documents": documents, "embeddings": batch})
     return [document.id for document in documents]
+
+
+def _refuse_mixing() -> Flow[None]:
+    info: StoreInfo = yield Call("info")
+    if info.fingerprint is not None:
+        raise CollectionMismatchError(
+            f"collection {info.name!r} was filled by {info.fingerprint}, sparse weights included, and these nodes "
+            "would have none: give encoder= (an M3ConnectEmbedding, or any m3connect encoder of that model), or use "
+            "another collection"
+        )
 
 
 def _embedding_of(node: BaseNode) -> list[float]:
@@ -267,40 +270,18 @@ def _mmr(
     prefetch = options.mmr_prefetch_k or max(100, 4 * top_k)
     search = {"queries": rows, "filter": condition, "top_k": max(prefetch, top_k), "fusion": Dense()}
     hits: list[list[Hit]] = yield Call("search", search)
-    left, stored = yield from of_those_left(hits[0], _stored_embeddings)
-    documents = {hit.document.id: hit.document for hit in left}
+    stored = yield from stored_flow([hit.document.id for hit in hits[0]])
+    documents = {hit.document.id: hit.document for hit in hits[0] if hit.document.id in stored}
     choose = partial(
         get_top_k_mmr_embeddings,
         rows.dense[0].tolist(),
-        stored.dense.tolist(),
+        [row.dense[0].tolist() for row in stored.values()],
         similarity_top_k=top_k,
         embedding_ids=list(documents),
         mmr_threshold=threshold,
     )
     scores, chosen = yield compute(choose)
     return _result([to_node(documents[name]) for name in chosen], [float(score) for score in scores])
-
-
-def _stored_embeddings(hits: Sequence[Hit]) -> Flow[M3Embeddings]:
-    stored: M3Embeddings = yield Call("get_embeddings", {"ids": [hit.document.id for hit in hits]})
-    return stored
-
-
-def of_those_left(hits: Sequence[Hit], read: Callable[[Sequence[Hit]], Flow[_T]]) -> Flow[tuple[Sequence[Hit], _T]]:
-    """Read something of hits from their store, without those that somebody deleted since they were found.
-
-    Returns:
-        The hits that are still there, and what was read of them.
-    """
-    while True:
-        try:
-            return hits, (yield from read(hits))
-        except DocumentNotFoundError:
-            documents: list[Document] = yield Call("get", {"ids": [hit.document.id for hit in hits]})
-            there = {document.id for document in documents}
-            if len(there) == len(hits):
-                raise
-            hits = [hit for hit in hits if hit.document.id in there]
 
 
 def _result(nodes: list[BaseNode], scores: list[float]) -> VectorStoreQueryResult:

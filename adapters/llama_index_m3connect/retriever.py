@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -15,7 +14,7 @@ from llama_index_m3connect.calls import Performer, compute
 from llama_index_m3connect.filters import check_kind, to_filter
 from llama_index_m3connect.model import ModelSettings, source_of
 from llama_index_m3connect.nodes import to_node
-from llama_index_m3connect.operations import check_fusion, of_those_left, with_dense
+from llama_index_m3connect.operations import check_fusion, with_dense
 from llama_index_m3connect.vector_store import M3ConnectVectorStore
 from m3connect import scoring
 from m3connect.base import AsyncStore
@@ -23,7 +22,7 @@ from m3connect.embeddings import M3Embeddings
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, run, run_async
 from m3connect.fusion import RRF, Fusion
-from m3connect.retrieval import Candidates, TokenSource, candidates_flow, check_weights, rerank_hits
+from m3connect.retrieval import TokenSource, candidates_flow, check_weights, rerank_hits
 from m3connect.store import Encoder, Hit, HybridStore, check_count
 
 __all__ = ["M3ConnectRetriever"]
@@ -119,14 +118,13 @@ class M3ConnectRetriever(BaseRetriever):
         return [NodeWithScore(node=to_node(hit.document), score=hit.score) for hit in hits]
 
     def _reranked(self, query: M3Embeddings, hits: list[Hit]) -> Flow[list[Hit]]:
-        def candidates(hits: Sequence[Hit]) -> Flow[Candidates]:
-            return candidates_flow(query, [hits], stored=self._store.multi_vector, token_store=self.token_store)
-
-        left, (embeddings, tokens) = yield from of_those_left(hits, candidates)
+        embeddings, tokens = yield from candidates_flow(
+            query, [hits], stored=self._store.multi_vector, token_store=self.token_store
+        )
         score = partial(
             rerank_hits,
             query,
-            [left],
+            [hits],
             embeddings,
             top_k=self.similarity_top_k,
             weights=self.weights,

@@ -106,8 +106,8 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
             Their ids.
 
         Raises:
-            ValueError: a node carries an embedding that `encoder` does not make of its text; or there is no `encoder`,
-                and the collection was filled by one.
+            ValueError: a node carries an embedding that `encoder` does not make of its text.
+            CollectionMismatchError: there is no `encoder`, and the collection was filled by one.
         """
         _refuse(kwargs, set())
         return run(self._add(nodes), self._performer.perform)
@@ -118,12 +118,7 @@ class M3ConnectVectorStore(BasePydanticVectorStore):
         return await run_async(self._add(nodes), self._performer.aperform)
 
     def _add(self, nodes: Sequence[BaseNode]) -> Flow[list[str]]:
-        return operations.add(
-            nodes,
-            encodes=self._model is not None,
-            multi_vector=self.store.multi_vector,
-            fingerprint=self.store.fingerprint,
-        )
+        return operations.add(nodes, encodes=self._model is not None, multi_vector=self.store.multi_vector)
 
     def query(self, query: VectorStoreQuery, **kwargs: object) -> VectorStoreQueryResult:
         """Find nodes.

@@ -33,7 +33,7 @@ from llama_index_m3connect.nodes import to_document, to_node
 
 from m3connect import Dense, MemoryStore, Sparse, ThreadedStore, Weighted, ingest
 from m3connect import Document as StoredDocument
-from m3connect.errors import FilterTooBroadError
+from m3connect.errors import CollectionMismatchError, FilterTooBroadError
 from m3connect.testing import FakeEncoder
 
 
@@ -454,7 +454,9 @@ async def test_a_collection_that_an_encoder_filled_takes_no_nodes_without_sparse
     vectors.add(nodes_of())
     forgotten = M3ConnectVectorStore(store=vectors.store)
     nodes = [TextNode(id_="new", text="t", embedding=[1.0] + [0.0] * 15)]
-    with pytest.raises(ValueError, match=r"was filled by fake-encoder, sparse weights included.*give encoder="):
+    with pytest.raises(
+        CollectionMismatchError, match=r"was filled by fake-encoder, sparse weights included.*give encoder="
+    ):
         forgotten.add(nodes)
     with pytest.raises(ValueError, match="give encoder="):
         await forgotten.async_add(nodes)
