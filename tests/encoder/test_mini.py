@@ -56,17 +56,16 @@ def test_late_positions_of_a_long_text_are_as_good_as_early_ones() -> None:
         scores = scoring.multi_vector(
             question.require_multi_vector(), encoder.encode(texts, multi_vector=True).require_multi_vector()
         )[0]
-        assert scores[:2].min() > scores[2] + 0.001, repeats
-        assert abs(scores[0] - scores[1]) < 0.005, repeats
+        assert scores[:2].min() > scores[2] + 0.1, repeats
 
 
 @pytest.mark.parametrize(
     ("source", "target", "least"),
     [
-        ("deu", "eng", {"dense": 75, "sparse": 45, "multi_vector": 75}),
-        ("zho-CN", "eng", {"dense": 70, "multi_vector": 70}),
-        ("swa", "eng", {"dense": 65, "sparse": 45, "multi_vector": 65}),
-        ("deu", "rus", {"dense": 55, "multi_vector": 55}),
+        ("deu", "eng", {"dense": 62, "sparse": 50, "multi_vector": 62}),
+        ("zho-CN", "eng", {"dense": 64, "multi_vector": 70}),
+        ("swa", "eng", {"dense": 58, "sparse": 48, "multi_vector": 60}),
+        ("deu", "rus", {"dense": 45, "multi_vector": 45}),
     ],
 )
 def test_translations_are_found_in_rows_it_did_not_learn(
