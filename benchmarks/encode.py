@@ -9,12 +9,10 @@ checkpoint, texts and threads in one process, and take turns in every round. See
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
+from machine import processor, version
 from rich.console import Console
 from rich.table import Table
 
@@ -397,26 +396,12 @@ def about_machine(threads: int, rounds: int) -> dict[str, Any]:
     """Versions, processor and settings."""
     libraries = ("m3connect", "FlagEmbedding", "torch", "transformers", "tokenizers", "numpy")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": threads,
         "rounds": rounds,
         "load_average_before": os.getloadavg()[0],
-        "versions": {name: _version(name) for name in libraries},
+        "versions": {name: version(name) for name in libraries},
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def main(
@@ -452,7 +437,7 @@ def main(
 
 
 def _footer(about: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found)
     settings = (
         f"{about['threads']} threads, {about['rounds']} rounds, load average {about['load_average_before']:.1f} before"
     )

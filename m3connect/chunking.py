@@ -9,7 +9,7 @@ from itertools import takewhile
 from m3connect.embeddings import IntArray
 from m3connect.store import Document, HybridStore, document_problem
 
-__all__ = ["WindowCounter", "chunk", "remove_old_windows", "windows"]
+__all__ = ["WindowCounter", "chunk", "remove_old_windows", "window_id", "windows"]
 
 _SPECIAL_TOKENS = 2
 """`<s>` and `</s>` count too."""
@@ -57,7 +57,7 @@ def chunk(
             yield document
             continue
         for i, text in enumerate(parts):
-            yield replace(document, id=_window_id(document.id, i), text=text, parent_id=document.id)
+            yield replace(document, id=window_id(document.id, i), text=text, parent_id=document.id)
 
 
 class WindowCounter:
@@ -82,11 +82,11 @@ class WindowCounter:
         """
         name, count = self._open or ("", 0)
         parent = document.parent_id
-        if count and parent == name and document.id == _window_id(name, count):
+        if count and parent == name and document.id == window_id(name, count):
             self._open = name, count + 1
             return None
         before = self._open
-        begins = parent is not None and document.id == _window_id(parent, 0)
+        begins = parent is not None and document.id == window_id(parent, 0)
         self._open = (parent, 1) if parent is not None and begins else (document.id, 0)
         return before
 
@@ -109,7 +109,7 @@ def remove_old_windows(store: HybridStore, counts: Mapping[str, int]) -> int:
     Returns:
         How many were deleted.
     """
-    following = {name: _window_id(name, count) for name, count in counts.items()}
+    following = {name: window_id(name, count) for name, count in counts.items()}
     there = {one.id: one for one in store.get([*following.values(), *(name for name in counts if counts[name])])}
     stale = [name for name, count in counts.items() if count and name in there]
     for name, window in following.items():
@@ -124,7 +124,7 @@ def _windows_from(store: HybridStore, name: str, start: int) -> list[str]:
     """List the stored windows of a document from this one on."""
     listed: list[str] = []
     while True:
-        asked = [_window_id(name, i) for i in range(start, start + _IDS)]
+        asked = [window_id(name, i) for i in range(start, start + _IDS)]
         found = {one.id for one in store.get(asked) if one.parent_id == name}
         listed += takewhile(found.__contains__, asked)
         if not found.issuperset(asked):
@@ -132,7 +132,8 @@ def _windows_from(store: HybridStore, name: str, start: int) -> list[str]:
         start += _IDS
 
 
-def _window_id(name: str, i: int) -> str:
+def window_id(name: str, i: int) -> str:
+    """Return the id of the i-th window of a document, counted from 0."""
     return f"{name}#{i}"
 
 

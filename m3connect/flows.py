@@ -17,10 +17,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import DocumentNotFoundError, FilterTooBroadError
-from m3connect.filters import Filter, matches, split_exact, split_ids
+from m3connect.filters import Filter, matches
 from m3connect.fusion import Leg
 from m3connect.prepared import PreparedDocuments, prepare
 from m3connect.search import FetchDocuments, FetchTokenVectors, FindCandidates, ScoreIds, SearchPlan, Step, search_flow
+from m3connect.splitting import split_exact, split_ids
 from m3connect.store import (
     Document,
     Hit,

@@ -16,9 +16,10 @@ import numpy as np
 
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import CollectionMismatchError
-from m3connect.filters import Filter, is_native, split_exact
+from m3connect.filters import Filter
 from m3connect.flows import Flow, StoreFlows
 from m3connect.fusion import Leg
+from m3connect.splitting import is_native, split_exact
 from m3connect.store import Document, Selection, check_fingerprint
 
 __all__ = [

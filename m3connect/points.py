@@ -135,7 +135,7 @@ def render(
     join: Callable[[Clause, list[_F]], _F],
     nothing: Callable[[], _F],
 ) -> _F:
-    """Render an exact condition (`m3connect.filters.is_exact`) in the classes of one of Qdrant's libraries.
+    """Render an exact condition (`m3connect.splitting.is_exact`) in the classes of one of Qdrant's libraries.
 
     Args:
         condition: a filter.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
-from support import REPOSITORY, require
+from support import REPOSITORY, require, store_spec
 
 from m3connect import M3Encoder
 from m3connect.cli.conditions import parse_filter, parse_filters
@@ -21,17 +21,12 @@ from m3connect.opening import open_store, size_advice
 
 @pytest.fixture(params=["qdrant", "milvus"])
 def spec(request, tmp_path):
-    if request.param == "qdrant":
-        require("m3connect_qdrant", "qdrant_client", extra="qdrant")
-        return f"qdrant:{tmp_path / 'databases' / 'qdrant'}"
-    require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
-    return f"milvus:{tmp_path / 'databases' / 'milvus.db'}"
+    return store_spec(request.param, tmp_path / "databases")
 
 
 @pytest.fixture
 def qdrant(tmp_path):
-    require("m3connect_qdrant", "qdrant_client", extra="qdrant")
-    return f"qdrant:{tmp_path / 'qdrant'}"
+    return store_spec("qdrant", tmp_path)
 
 
 @pytest.fixture
@@ -275,14 +270,7 @@ def test_a_collection_that_is_not_there_is_one_line(run, spec, folder):
 
 @pytest.fixture(params=["edge", "qdrant", "milvus"])
 def any_spec(request, tmp_path):
-    if request.param == "edge":
-        require("m3connect_edge", "qdrant_edge", extra="qdrant-edge")
-        return f"edge:{tmp_path / 'edge'}"
-    if request.param == "qdrant":
-        require("m3connect_qdrant", "qdrant_client", extra="qdrant")
-        return f"qdrant:{tmp_path / 'qdrant'}"
-    require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
-    return f"milvus:{tmp_path / 'milvus.db'}"
+    return store_spec(request.param, tmp_path)
 
 
 PYTHON = re.compile(r"\b[a-z_]+=|\w\(|[a-z]_[a-z]|Errno|Value error")

@@ -3,27 +3,19 @@
 import json
 
 import pytest
-from support import require
+from support import require, store_spec
 
 from m3connect.opening import open_store
 
 
 @pytest.fixture(params=["edge", "qdrant", "milvus"])
 def spec(request, tmp_path):
-    if request.param == "edge":
-        require("m3connect_edge", "qdrant_edge", extra="qdrant-edge")
-        return f"edge:{tmp_path / 'edge'}"
-    if request.param == "qdrant":
-        require("m3connect_qdrant", "qdrant_client", extra="qdrant")
-        return f"qdrant:{tmp_path / 'qdrant'}"
-    require("m3connect_milvus", "pymilvus", "milvus_lite", extra="milvus")
-    return f"milvus:{tmp_path / 'milvus.db'}"
+    return store_spec(request.param, tmp_path)
 
 
 @pytest.fixture
 def edge(tmp_path):
-    require("m3connect_edge", "qdrant_edge", extra="qdrant-edge")
-    return f"edge:{tmp_path / 'edge'}"
+    return store_spec("edge", tmp_path)
 
 
 @pytest.fixture

@@ -22,13 +22,12 @@ from m3connect.filters import (
     Or,
     Predicate,
     field,
-    is_exact,
     matches,
     number_name,
     numbers,
-    split_exact,
     tokens,
 )
+from m3connect.splitting import is_exact, split_exact
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 

@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"token_rows"},
     {"maxsim"},
     {"scoring", "fusion", "filters"},
+    {"splitting"},
     {"store"},
     {"token_entries", "token_file"},
     {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding", "agreement"},

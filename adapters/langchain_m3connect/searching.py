@@ -1,5 +1,8 @@
 """The searches of the vector store, each with its async twin."""
 
+# Methods take what they name and nothing else, where the framework's take any **kwargs: misspelt ones are TypeErrors.
+# mypy: disable-error-code="override"
+
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -40,7 +43,7 @@ class SearchingVectorStore(VectorStore):
     def _hits(self, query: str, asked: Asked) -> Flow[list[Hit]]:
         return (yield from flows.search((yield from flows.encode_query(query)), asked))
 
-    def similarity_search(  # type: ignore[override]  # what we do not know raises a TypeError
+    def similarity_search(
         self,
         query: str,
         k: int = 4,
@@ -53,7 +56,7 @@ class SearchingVectorStore(VectorStore):
         hits = self.targets.run(self._hits(query, self.asked(k, filter=filter, fusion=fusion, candidates=candidates)))
         return [from_hit(hit) for hit in hits]
 
-    async def asimilarity_search(  # type: ignore[override]
+    async def asimilarity_search(
         self,
         query: str,
         k: int = 4,
@@ -100,7 +103,7 @@ class SearchingVectorStore(VectorStore):
         )
         return [(from_hit(hit), hit.score) for hit in hits]
 
-    def _similarity_search_with_relevance_scores(  # type: ignore[override]  # what we do not know raises a TypeError
+    def _similarity_search_with_relevance_scores(
         self,
         query: str,
         k: int = 4,
@@ -119,7 +122,7 @@ class SearchingVectorStore(VectorStore):
         hits = self.targets.run(self._hits(query, asked))
         return [(from_hit(hit), relevance((hit.scores or {})["dense"])) for hit in hits]
 
-    async def _asimilarity_search_with_relevance_scores(  # type: ignore[override]
+    async def _asimilarity_search_with_relevance_scores(
         self,
         query: str,
         k: int = 4,
@@ -133,7 +136,7 @@ class SearchingVectorStore(VectorStore):
         hits = await self.targets.arun(self._hits(query, asked))
         return [(from_hit(hit), relevance((hit.scores or {})["dense"])) for hit in hits]
 
-    def similarity_search_by_vector(  # type: ignore[override]  # what we do not know raises a TypeError
+    def similarity_search_by_vector(
         self,
         embedding: Sequence[float],
         k: int = 4,
@@ -144,7 +147,7 @@ class SearchingVectorStore(VectorStore):
         hits = self.targets.run(flows.search(from_vectors([embedding]), self.asked(k, filter=filter, fusion=Dense())))
         return [from_hit(hit) for hit in hits]
 
-    async def asimilarity_search_by_vector(  # type: ignore[override]
+    async def asimilarity_search_by_vector(
         self,
         embedding: Sequence[float],
         k: int = 4,
@@ -157,7 +160,7 @@ class SearchingVectorStore(VectorStore):
         )
         return [from_hit(hit) for hit in hits]
 
-    def max_marginal_relevance_search(  # type: ignore[override]  # what we do not know raises a TypeError
+    def max_marginal_relevance_search(
         self,
         query: str,
         k: int = 4,
@@ -182,7 +185,7 @@ class SearchingVectorStore(VectorStore):
         asked = self.asked(k, filter=filter, fusion=fusion, candidates=candidates)
         return self.targets.run(self._diverse(query, asked, fetch_k, lambda_mult))
 
-    async def amax_marginal_relevance_search(  # type: ignore[override]
+    async def amax_marginal_relevance_search(
         self,
         query: str,
         k: int = 4,
@@ -197,7 +200,7 @@ class SearchingVectorStore(VectorStore):
         asked = self.asked(k, filter=filter, fusion=fusion, candidates=candidates)
         return await self.targets.arun(self._diverse(query, asked, fetch_k, lambda_mult))
 
-    def max_marginal_relevance_search_by_vector(  # type: ignore[override]  # what we do not know raises a TypeError
+    def max_marginal_relevance_search_by_vector(
         self,
         embedding: Sequence[float],
         k: int = 4,
@@ -211,7 +214,7 @@ class SearchingVectorStore(VectorStore):
         flow = flows.mmr(from_vectors([embedding]), asked, fetch_k=fetch_k, lambda_mult=lambda_mult)
         return [from_document(document) for document in self.targets.run(flow)]
 
-    async def amax_marginal_relevance_search_by_vector(  # type: ignore[override]
+    async def amax_marginal_relevance_search_by_vector(
         self,
         embedding: Sequence[float],
         k: int = 4,

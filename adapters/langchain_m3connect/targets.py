@@ -24,12 +24,29 @@ _T = TypeVar("_T")
 class Encoding(Protocol):
     """What makes embeddings of texts, ours or a plain one seen as ours; each method has an async twin."""
 
-    def encode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings: ...  # noqa: D102
-    async def aencode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings: ...  # noqa: D102
-    def encode_query(self, text: str) -> M3Embeddings: ...  # noqa: D102
-    async def aencode_query(self, text: str) -> M3Embeddings: ...  # noqa: D102
-    def dimension(self) -> int: ...  # noqa: D102
-    async def adimension(self) -> int: ...  # noqa: D102
+    def encode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings:
+        """Encode documents, row i being text i."""
+        ...
+
+    async def aencode(self, texts: list[str], *, multi_vector: bool = False) -> M3Embeddings:
+        """See `encode`."""
+        ...
+
+    def encode_query(self, text: str) -> M3Embeddings:
+        """Encode a question, token vectors included where there are any."""
+        ...
+
+    async def aencode_query(self, text: str) -> M3Embeddings:
+        """See `encode_query`."""
+        ...
+
+    def dimension(self) -> int:
+        """Return the dimension of the dense vectors."""
+        ...
+
+    async def adimension(self) -> int:
+        """See `dimension`."""
+        ...
 
 
 def encoding_of(embedding: Embeddings) -> Encoding:

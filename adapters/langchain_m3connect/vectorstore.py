@@ -1,5 +1,8 @@
 """`M3ConnectVectorStore`: any store of m3connect as a LangChain vector store."""
 
+# Methods take what they name and nothing else, where the framework's take any **kwargs: misspelt ones are TypeErrors.
+# mypy: disable-error-code="override"
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -129,7 +132,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
 
     # Writing and reading by id.
 
-    def add_texts(  # type: ignore[override]  # what we do not know raises a TypeError
+    def add_texts(
         self,
         texts: Iterable[str],
         metadatas: list[dict[str, Any]] | None = None,
@@ -154,7 +157,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         """
         return self.targets.run(self._add(texts, metadatas, ids, batch_size))
 
-    async def aadd_texts(  # type: ignore[override]
+    async def aadd_texts(
         self,
         texts: Iterable[str],
         metadatas: list[dict[str, Any]] | None = None,
@@ -165,14 +168,14 @@ class M3ConnectVectorStore(SearchingVectorStore):
         """See `add_texts`."""
         return await self.targets.arun(self._add(texts, metadatas, ids, batch_size))
 
-    def add_documents(  # type: ignore[override]
+    def add_documents(
         self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
     ) -> list[str]:
         """Encode and store documents under `ids`, or where none are given under their own; see `add_texts`."""
         listed = list(documents)
         return self.add_texts(*_parts(listed), ids=_ids(listed, ids), batch_size=batch_size)
 
-    async def aadd_documents(  # type: ignore[override]
+    async def aadd_documents(
         self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, batch_size: int = _BATCH
     ) -> list[str]:
         """See `add_documents`."""
@@ -191,7 +194,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
             yield from flows.refuse_mixing(self.embeddings)
         return (yield from flows.add(documents, multi_vector=self.store.multi_vector, batch_size=batch_size))
 
-    def delete(  # type: ignore[override]
+    def delete(
         self,
         ids: Sequence[str] | None = None,
         *,
@@ -207,7 +210,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         """
         return self.targets.run(_delete(ids, filter))
 
-    async def adelete(  # type: ignore[override]
+    async def adelete(
         self,
         ids: Sequence[str] | None = None,
         *,
@@ -225,7 +228,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         return await self.targets.arun(_get(ids))
 
     @classmethod
-    def from_texts(  # type: ignore[override]
+    def from_texts(
         cls,
         texts: Iterable[str],
         embedding: Embeddings,
@@ -244,7 +247,7 @@ class M3ConnectVectorStore(SearchingVectorStore):
         return made
 
     @classmethod
-    async def afrom_texts(  # type: ignore[override]
+    async def afrom_texts(
         cls,
         texts: Iterable[str],
         embedding: Embeddings,

@@ -37,7 +37,7 @@ def number_fields(key: str) -> list[str]:
 
 
 def render(condition: Filter) -> EdgeFilter:
-    """Render an exact condition (`m3connect.filters.is_exact`).
+    """Render an exact condition (`m3connect.splitting.is_exact`).
 
     Raises:
         ValueError: it is no filter, or one that only the metadata itself can decide.

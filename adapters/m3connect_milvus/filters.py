@@ -63,7 +63,7 @@ def both(left: str, right: str) -> str:
 
 
 def to_expression(condition: Filter | None, columns: Columns | None = None) -> str:
-    """Write a filter that tokens and numbers decide (`m3connect.filters.is_exact`) as an expression.
+    """Write a filter that tokens and numbers decide (`m3connect.splitting.is_exact`) as an expression.
 
     Args:
         condition: the filter.

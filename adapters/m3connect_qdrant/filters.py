@@ -32,7 +32,7 @@ def has_ids(ids: Sequence[str]) -> models.Filter:
 
 
 def render(condition: Filter, tenant_field: str | None = None) -> models.Filter:
-    """Render an exact condition (`m3connect.filters.is_exact`).
+    """Render an exact condition (`m3connect.splitting.is_exact`).
 
     Args:
         condition: a filter.

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 import typer
 from rich.text import Text
 
 from m3connect._version import __version__
-from m3connect.chunking import chunk as chunked
 from m3connect.cli.conditions import parse_fields, parse_filters
-from m3connect.cli.indexing import Cut, Indexed, batches, index_files
+from m3connect.cli.indexing import Indexed, batches, index_files
 from m3connect.cli.options import (
     EXIT_CODES,
     EXIT_SET_ASIDE,
@@ -49,17 +48,12 @@ from m3connect.cli.show import (
     store_table,
 )
 from m3connect.cli.stores import check_model, open_for_index, open_tokens
+from m3connect.cli.windows import SHORTEST_WINDOW, check_index_options, cut_windows
 from m3connect.fusion import RRF, Dense, Fusion, Sparse, Weighted
-from m3connect.opening import check_spec, open_store, size_advice
+from m3connect.opening import open_store, size_advice
 from m3connect.retrieval import HybridRetriever
 
-if TYPE_CHECKING:
-    from m3connect.encoder import M3Encoder
-
 __all__ = ["app", "main"]
-
-_SHORTEST_WINDOW = 16
-"""Tokens; shorter windows say nothing."""
 
 _T = TypeVar("_T")
 
@@ -137,7 +131,7 @@ def index_command(
     chunk: Annotated[
         int | None,
         typer.Option(
-            min=_SHORTEST_WINDOW,
+            min=SHORTEST_WINDOW,
             metavar="TOKENS",
             help="Cut longer documents into overlapping windows of this many tokens.",
             show_default=False,
@@ -185,10 +179,10 @@ def index_command(
     Example: `m3connect index notes/ --store qdrant:index --collection notes --prune`
     """
     fields = _usage("--filter-field", lambda: parse_fields(filter_field or []))
-    _check_index_options(store, chunk, overlap, multi_vector)
+    check_index_options(store, chunk, overlap, multi_vector)
     store = choose_store(store)
     encoder = load_encoder(model, precision=precision)
-    cut = _cut(encoder, chunk, overlap)
+    cut = cut_windows(encoder, chunk, overlap)
     with (
         open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened,
         open_tokens(token_store) as tokens,
@@ -219,27 +213,6 @@ def _usage(option: str, parse: Callable[[], _T]) -> _T:
         return parse()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=f"'{option}'") from error
-
-
-def _check_index_options(store: str | None, chunk: int | None, overlap: int | None, multi_vector: bool | None) -> None:
-    if overlap is not None and chunk is None:
-        raise typer.BadParameter("there are no windows without --chunk", param_hint="'--overlap'")
-    if overlap is not None and chunk is not None and overlap > chunk // 2:
-        raise typer.BadParameter(f"{overlap} is more than half of --chunk {chunk}", param_hint="'--overlap'")
-    if multi_vector and store is not None and check_spec(store)[0] == "milvus":
-        raise typer.BadParameter(
-            "Milvus cannot store token vectors; `search --rerank` works without them, it encodes its candidates again",
-            param_hint="'--multi-vector'",
-        )
-
-
-def _cut(encoder: M3Encoder, size: int | None, overlap: int | None) -> Cut:
-    if size is None:
-        return lambda document: [document]
-    if size > encoder.max_length:
-        raise typer.BadParameter(f"the model reads at most {encoder.max_length} tokens", param_hint="'--chunk'")
-    shared = size // 8 if overlap is None else overlap
-    return lambda document: list(chunked([document], encoder.token_spans, max_tokens=size, overlap=shared))
 
 
 def _print_indexed(done: Indexed, store: str, collection: str) -> None:

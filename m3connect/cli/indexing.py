@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from m3connect.base import Store
+from m3connect.chunking import remove_old_windows, window_id
 from m3connect.cli.show import Problem
 from m3connect.filters import Or, field
 from m3connect.ingestion import IngestReport, ingest
@@ -28,9 +29,6 @@ Cut: TypeAlias = Callable[[Document], list[Document]]
 
 _TOGETHER = 256
 """Documents that the store is asked about at a time."""
-
-_WINDOWS_AHEAD = 32
-"""Windows of one document that are looked for at a time."""
 
 
 @dataclass(slots=True)
@@ -107,19 +105,20 @@ class Intake:
         """Of everything that the files hold, windows included."""
         self.displaced: Counter[str] = Counter()
         """By file: documents that gave way to ones with the same id from other files."""
-        self._outdated: dict[str, list[str]] = {}
+        self._windows: dict[str, int] = {}
+        """How many windows each document has, 0 where it is whole."""
 
     def documents(self, read: Iterable[Document]) -> Iterator[Document]:
         """Give what is to be stored, each long document as its windows."""
         for batch in batches(read, _TOGETHER):
             # Whoever stores a document says what is wrong with it; nothing is asked about it here.
             parts = [None if document_problem(document) else self._cut(document) for document in batch]
-            stored = self._stored({document.id: len(cut) for document, cut in zip(batch, parts, strict=True) if cut})
+            stored = self._stored([document.id for document, cut in zip(batch, parts, strict=True) if cut])
             for document, cut in zip(batch, parts, strict=True):
                 if cut is None:
                     yield document
                 elif self._admit(document, stored):
-                    self._outdated[document.id] = self._leftovers(document.id, len(cut), stored)
+                    self._windows[document.id] = len(cut) if len(cut) > 1 else 0
                     self.ids.update(part.id for part in cut)
                     yield from cut
 
@@ -133,21 +132,19 @@ class Intake:
             How many were deleted.
         """
         kept = {name for document in rejected for name in (document.id, document.parent_id)}
-        outdated = chain.from_iterable(names for name, names in self._outdated.items() if name not in kept)
-        return _delete(self._store, [name for name in outdated if name not in self.ids])
+        counts = [(name, count) for name, count in self._windows.items() if name not in kept]
+        return sum(remove_old_windows(self._store, dict(group)) for group in batches(counts, _TOGETHER))
 
-    def _stored(self, sizes: Mapping[str, int]) -> dict[str, Document]:
-        """Return what is stored of each document: it, its first window, and the first one that it no longer has."""
-        wanted = dict.fromkeys(
-            name for document, n in sizes.items() for name in (document, f"{document}#0", f"{document}#{n}")
-        )
+    def _stored(self, names: Iterable[str]) -> dict[str, Document]:
+        """Return what is stored of documents: themselves, and their first windows."""
+        wanted = dict.fromkeys(part for name in names for part in (name, window_id(name, 0)))
         return {document.id: document for document in self._store.get(list(wanted))}
 
     def _admit(self, document: Document, stored: Mapping[str, Document]) -> bool:
         """Set a document aside whose name is that of another file's; take note where a given id is."""
-        older = stored.get(document.id) or stored.get(f"{document.id}#0")
+        older = stored.get(document.id) or stored.get(window_id(document.id, 0))
         ours, theirs = origin_of(document), origin_of(older) if older else None
-        if ours is None or theirs is None or ours[1] == theirs[1] or document.id in self._outdated:
+        if ours is None or theirs is None or ours[1] == theirs[1] or document.id in self._windows:
             return True
         if _is_named_by_file(document.id, *ours) and Path(theirs[1]).exists():
             reason = f"its id {document.id!r} is taken by {theirs[1]}: index the folder that holds both files, or use"
@@ -155,23 +152,6 @@ class Intake:
             return False
         self.displaced[theirs[1]] += 1
         return True
-
-    def _leftovers(self, name: str, n: int, stored: Mapping[str, Document]) -> list[str]:
-        """List what an older version has and the new one of n windows lacks."""
-        if n == 1:
-            return self._windows(name, 0) if f"{name}#0" in stored else []
-        whole = [name] if name in stored else []
-        return whole + (self._windows(name, n) if f"{name}#{n}" in stored else [])
-
-    def _windows(self, name: str, first: int) -> list[str]:
-        found: list[str] = []
-        while True:
-            start = first + len(found)
-            asked = [f"{name}#{i}" for i in range(start, start + _WINDOWS_AHEAD)]
-            part = [document.id for document in self._store.get(asked) if document.parent_id == name]
-            found += part
-            if len(part) < len(asked):
-                return found
 
 
 def prune(store: Store, paths: Iterable[Path], *, ids: Container[str], troubled: Iterable[str]) -> int:

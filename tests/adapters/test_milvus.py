@@ -22,7 +22,8 @@ from store_checks import assert_same_search, random_documents, random_embeddings
 
 from m3connect import RRF, Dense, Document, HybridStore, M3Embeddings, MemoryStore, Sparse, SparseRows, Weighted
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
-from m3connect.filters import And, Filter, HasToken, Or, field, is_exact, matches
+from m3connect.filters import And, Filter, HasToken, Or, field, matches
+from m3connect.splitting import is_exact
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
 pytest.importorskip("milvus_lite", reason="pip install 'm3connect[milvus]'")

@@ -21,8 +21,9 @@ from llama_index_m3connect import M3ConnectVectorStore
 from llama_index_m3connect.filters import to_filter
 
 from m3connect import MemoryStore
-from m3connect.filters import Filter, field, is_exact
+from m3connect.filters import Filter, field
 from m3connect.flows import run
+from m3connect.splitting import is_exact
 
 VALUES = [
     *("de", "en", "", 'quo"te', "back\\slash", "it's", 'both \\" of them', "%_*", "Straße", "STRASSE", "ß"),
