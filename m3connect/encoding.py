@@ -146,6 +146,7 @@ class SharedPass:
         """Finished passes with their bytes, oldest first."""
         self._bytes = 0
         """Their sum."""
+        self._limit = max_bytes
 
     @property
     def dim(self) -> int:
@@ -156,6 +157,17 @@ class SharedPass:
     def fingerprint(self) -> str | None:
         """What makes the numbers (`Encoder.fingerprint`)."""
         return self.encoder.fingerprint
+
+    def expect(self, max_bytes: int) -> None:
+        """Remember up to so many bytes until `settle`, for rows that are sure to be asked for once more."""
+        with self._lock:
+            self._limit = max(self._limit, max_bytes)
+
+    def settle(self) -> None:
+        """Remember `max_bytes` at most again, and forget the oldest passes above them."""
+        with self._lock:
+            self._limit = self.max_bytes
+            self._make_room()
 
     def encode(
         self, texts: Sequence[str], *, multi_vector: bool = False, max_length: int | None = None
@@ -202,16 +214,18 @@ class SharedPass:
     def _keep(self, own: _Pass, batch: M3Embeddings) -> None:
         """Remember a pass, or as much of it as may be, and forget the oldest."""
         size = _bytes_of(batch) + sum(map(len, own.rows))
-        if size > self.max_bytes:
+        if size > self._limit:
             self._forget(own)
-            return self._keep_part(own, batch, int(len(batch) * self.max_bytes / size))
+            return self._keep_part(own, batch, int(len(batch) * self._limit / size))
         self._kept[own] = size
         self._bytes += size
-        while self._bytes > self.max_bytes:
+        return self._make_room()
+
+    def _make_room(self) -> None:
+        while self._bytes > self._limit:
             oldest = next(iter(self._kept))
             self._bytes -= self._kept.pop(oldest)
             self._forget(oldest)
-        return None
 
     def _keep_part(self, own: _Pass, batch: M3Embeddings, n: int) -> None:
         rows = {text: i for text, i in own.rows.items() if i < n and (text, own.max_length) not in self._known}

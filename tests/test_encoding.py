@@ -240,6 +240,18 @@ def test_of_a_pass_that_is_too_large_as_much_is_remembered_as_may_be():
     assert counting.calls == [["a", "b", "c", "d", "e"], ["d", "e"]]
 
 
+def test_what_is_expected_is_remembered_until_it_is_settled():
+    counting = FakeEncoder()
+    encoder = SharedPass(counting, max_bytes=0)
+    encoder.expect(2**20)
+    for _ in range(2):
+        encoder.encode(["red apple"], multi_vector=True)
+    assert counting.calls == [["red apple"]]
+    encoder.settle()
+    encoder.encode(["red apple"])
+    assert len(counting.calls) == 2
+
+
 def test_without_memory_every_call_is_a_pass():
     counting = FakeEncoder()
     shared = SharedPass(counting, max_bytes=0)

@@ -33,6 +33,8 @@ class Performer:
         """
         if call.method == "encode":
             return self._require_model().encode_texts(**call.arguments)
+        if call.method == "settle":
+            return self._require_model().sharing.settle()
         if call.method == "compute":
             return call.arguments["work"]()
         if isinstance(self._store, AsyncStore):
@@ -49,7 +51,7 @@ class Performer:
         """Await a call; what a store or model computes runs in a thread."""
         if call.method == "encode":
             return await self._require_model().aencode_texts(**call.arguments)
-        if call.method == "compute" or not isinstance(self._store, AsyncStore):
+        if call.method in ("compute", "settle") or not isinstance(self._store, AsyncStore):
             return await asyncio.to_thread(self.perform, call)
         if call.method == "scan":
             keep = call.arguments["keep"]

@@ -20,9 +20,9 @@ class M3ConnectEmbedding(ModelSettings, BaseEmbedding):
             given here makes it larger.
         max_length: read at most this many tokens of a text.
         multi_vector: compute token vectors of texts in the same pass, for a store that keeps them. Of BGE-M3 they take
-            4 KB a token, so the memory holds 16,000 tokens: some 50 nodes of 300 tokens. LlamaIndex embeds 2,048 nodes
-            before it stores the first; give `VectorStoreIndex(insert_batch_size=32)` or a larger memory, or most nodes
-            cost a second pass. Those of queries are always computed, for a reranker that may follow.
+            4 KB a token, and LlamaIndex embeds 2,048 nodes before it stores the first: up to 4 GB wait for the store,
+            beyond which nodes cost a second pass. `VectorStoreIndex(insert_batch_size=32)` needs 40 MB for nodes of 300
+            tokens. Those of queries are always computed, for a reranker that may follow.
         embed_batch_size: texts a call. The encoder sorts and packs what comes in one call, so do not choose it small.
 
     Example:
@@ -52,13 +52,20 @@ class M3ConnectEmbedding(ModelSettings, BaseEmbedding):
         return _first(await self._aget_text_embeddings([text]))
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        self._announce()
         vectors: list[Embedding] = self.encode_texts(texts, multi_vector=self.multi_vector).dense.tolist()
         return vectors
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        self._announce()
         batch = await self.aencode_texts(texts, multi_vector=self.multi_vector)
         vectors: list[Embedding] = batch.dense.tolist()
         return vectors
+
+    def _announce(self) -> None:
+        """Make room for token vectors that a store will ask for."""
+        if self.multi_vector:
+            self.sharing.expect_tokens()
 
 
 def _first(vectors: list[Embedding]) -> Embedding:

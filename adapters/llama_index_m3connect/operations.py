@@ -107,6 +107,8 @@ def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow
     else:
         batch = yield compute(lambda: _dense_only([_embedding_of(node) for node in nodes]))
     yield Call("upsert", {"documents": documents, "embeddings": batch})
+    if encodes:
+        yield Call("settle")
     return [document.id for document in documents]
 
 

@@ -13,6 +13,10 @@ from m3connect.store import Encoder
 __all__ = ["Sharing", "share", "share_named"]
 
 
+_AWAITED = 4 * 2**30
+"""Bytes of token vectors that may wait for their store: 2,048 nodes, LlamaIndex's usual batch, of 500 BGE-M3 tokens."""
+
+
 class Sharing:
     """An encoder with the rows it made last, so that each text costs one forward pass, whoever asks for it.
 
@@ -21,6 +25,8 @@ class Sharing:
 
     def __init__(self, encoder: Encoder) -> None:
         self.passes = encoder if isinstance(encoder, SharedPass) else SharedPass(encoder)
+        self._sized = isinstance(encoder, SharedPass)
+        """Whether somebody else has said how much is remembered."""
         self._awaited = AsyncEncoder(self.passes)
 
     def encode(self, texts: Sequence[str], *, multi_vector: bool, max_length: int | None) -> M3Embeddings:
@@ -30,6 +36,15 @@ class Sharing:
     async def aencode(self, texts: Sequence[str], *, multi_vector: bool, max_length: int | None) -> M3Embeddings:
         """Encode in a thread, of which up to 32 call the encoder at a time; the event loop goes on."""
         return await self._awaited.encode(texts, multi_vector=multi_vector, max_length=max_length)
+
+    def expect_tokens(self) -> None:
+        """Remember more until `settle`: token vectors come that a store will ask for."""
+        if not self._sized:
+            self.passes.expect(_AWAITED)
+
+    def settle(self) -> None:
+        """Remember as much as usual: a store has what waited for it."""
+        self.passes.settle()
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         """Stay behind when a component is pickled; it finds its encoder again where it arrives."""

@@ -171,13 +171,18 @@ class LargeEncoder(FakeEncoder):
         self._vector = functools.cache(super()._vector)
 
 
-def test_token_vectors_of_real_size_cost_one_pass_where_little_is_embedded_at_a_time() -> None:
-    """200 nodes of 300 tokens: 240 MB of token vectors, of which 64 MB are remembered."""
+@pytest.mark.parametrize("insert_batch_size", [32, 2048])
+def test_token_vectors_of_real_size_cost_one_pass_and_do_not_stay(insert_batch_size: int) -> None:
+    """200 nodes of 300 tokens: 240 MB of token vectors, of which 64 MB are remembered once they are stored."""
     setup = Setup(LargeEncoder(), multi_vector=True)
     texts = {f"n{i}": f"node{i} " + " ".join(f"word{j % 50}" for j in range(299)) for i in range(200)}
     context = StorageContext.from_defaults(vector_store=setup.vectors)
-    VectorStoreIndex(nodes_of(texts), storage_context=context, embed_model=setup.embedding, insert_batch_size=32)
+    VectorStoreIndex(
+        nodes_of(texts), storage_context=context, embed_model=setup.embedding, insert_batch_size=insert_batch_size
+    )
     assert sum(map(len, setup.encoder.calls)) == len(texts) == setup.store.count()
+    passes = setup.embedding.sharing.passes
+    assert 0 < sum(passes._kept.values()) == passes._bytes <= passes.max_bytes
 
 
 def test_a_memory_of_ones_own_size_can_be_given() -> None:
