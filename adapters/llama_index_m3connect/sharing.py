@@ -12,7 +12,6 @@ from m3connect.store import Encoder
 
 __all__ = ["Sharing", "share", "share_named"]
 
-
 _AWAITED = 4 * 2**30
 """Bytes of token vectors that may wait for their store: 2,048 nodes, LlamaIndex's usual batch, of 500 BGE-M3 tokens."""
 
