@@ -1,7 +1,10 @@
 r"""Build the bundled demonstration model `m3-mini` from open data.
 
-    PYTHONPATH=. python scripts/build_m3_mini.py --data ../shared/data --work build/m3-mini \
-        --out m3connect/assets/m3-mini
+    PYTHONPATH=. python scripts/build_m3_mini.py --data ../shared/data --untrained --out m3connect/assets/m3-mini
+    PYTHONPATH=. python scripts/build_m3_mini.py --data ../shared/data --work build/m3-mini --out build/trained
+
+The first is the model that is bundled now, made in some minutes and to the same bytes each time; its card is written by
+hand. The second goes on to train it.
 
 It trains a tokenizer, initialises the encoder by cross-lingual LSA, trains it with `m3connect.train`, writes the folder
 in the layout that BAAI/bge-m3 is published in, loads it again as a stranger would, and measures it and the initialised

@@ -73,11 +73,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the bundled demonstration model m3-mini.")
     parser.add_argument("--data", type=Path, required=True, help="the folder with ntrex128/, tatoeba_train/, ...")
     parser.add_argument("--out", type=Path, required=True, help="where the model goes, e.g. m3connect/assets/m3-mini")
-    parser.add_argument("--work", type=Path, required=True, help="where a stopped run goes on from; 3 GB")
+    parser.add_argument("--work", type=Path, help="where a stopped run goes on from; 3 GB")
+    parser.add_argument("--untrained", action="store_true", help="stop after the initialisation, and write that")
     parser.add_argument("--seed", type=int, default=0, help="of the initialisation")
     arguments = parser.parse_args()
+    if arguments.work is None and not arguments.untrained:
+        parser.error("training needs --work")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(2)
     start = time.perf_counter()
-    build(arguments.data, arguments.out, arguments.work, seed=arguments.seed)
+    if arguments.untrained:
+        initialise(read_corpus(arguments.data), arguments.data, arguments.out, seed=arguments.seed)
+    else:
+        build(arguments.data, arguments.out, arguments.work, seed=arguments.seed)
     logger.info("built in %.0f s", time.perf_counter() - start)
