@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import multiprocessing
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -78,41 +79,45 @@ def open_contender(backend: str, name: str, data: Data, folder: Path, resources:
 
 
 def measure(backends: Sequence[str], size: int, rounds: int, settle: float) -> list[Measured]:
-    """Fill all collections, check that they agree, and search them in turn."""
+    """Fill the collections of each backend, check that they agree, and search them in turn."""
     data = make_data(size, rounds)
+    return [result for backend in backends for result in _measure_backend(backend, data, size, settle)]
+
+
+def _measure_backend(backend: str, data: Data, size: int, settle: float) -> list[Measured]:
+    """Measure the contenders of one backend, which alone share the machine meanwhile."""
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         (folder / "ours").mkdir()
         pairs = [
             (Measured(backend, name, size), open_contender(backend, name, data, folder, resources))
-            for backend in backends
             for name in names_of(backend)
         ]
-        console.print(f"[dim]{size:,} documents: filling[/]")
-        _fill(pairs, data)
+        turns = random.Random(0)  # an order, no secret
+        console.print(f"[dim]{backend}, {size:,} documents: filling[/]")
+        _fill(pairs, data, turns)
         time.sleep(settle)  # Lite builds indexes in the background
         _check(pairs)
-        console.print(f"[dim]{size:,} documents: searching, {rounds} rounds[/]")
-        for turn in range(rounds):
+        console.print(f"[dim]{backend}, {size:,} documents: searching, {len(data.queries)} rounds[/]")
+        for turn in range(len(data.queries)):
             for kind in KINDS:
-                for result, contender in _rotated(pairs, turn):
+                for result, contender in _shuffled(pairs, turns):
                     if kind in kinds_of(result.backend, result.name):
                         result.search[kind].append(_time_search(contender, kind, turn))
         return [result for result, _ in pairs]
 
 
-def _rotated(pairs: list[tuple[Measured, Contender]], turn: int) -> list[tuple[Measured, Contender]]:
-    """Let another one begin each time."""
-    first = turn % len(pairs)
-    return pairs[first:] + pairs[:first]
+def _shuffled(pairs: list[tuple[Measured, Contender]], turns: random.Random) -> list[tuple[Measured, Contender]]:
+    """Put them into another order, so that what one leaves running in the background falls on each of the others."""
+    return turns.sample(pairs, len(pairs))
 
 
-def _fill(pairs: list[tuple[Measured, Contender]], data: Data) -> None:
-    for turn, batch in enumerate(data.batches):
+def _fill(pairs: list[tuple[Measured, Contender]], data: Data, turns: random.Random) -> None:
+    for batch in data.batches:
         gc.collect()
-        for result, contender in _rotated(pairs, turn):
+        for result, contender in _shuffled(pairs, turns):
             result.ingest.append(_timed(partial(contender.ingest, batch)))
-    for result, contender in pairs:
+    for result, contender in _shuffled(pairs, turns):
         result.finish = _timed(contender.finish)
 
 
@@ -122,12 +127,12 @@ def _check(pairs: list[tuple[Measured, Contender]]) -> None:
     Raises:
         ValueError: the client library by hand scores otherwise than m3connect, so the two do not do the same.
     """
-    by_backend = {result.backend: contender for result, contender in pairs if result.name == OURS}
+    ours = next(contender for result, contender in pairs if result.name == OURS)
     for result, contender in pairs:
         for kind in kinds_of(result.backend, result.name):
             shared = []
             for i in range(3):
-                wanted, found = by_backend[result.backend].search(kind, i), contender.search(kind, i)
+                wanted, found = ours.search(kind, i), contender.search(kind, i)
                 if result.name != LANGCHAIN:  # its candidates are others
                     _check_scores(result, kind, wanted, found)
                 shared.append(len({name for name, _ in wanted} & {name for name, _ in found}) / len(wanted))

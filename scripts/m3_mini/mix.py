@@ -1,4 +1,4 @@
-"""What `m3-mini` learns from at each step: pairs of eight kinds, a pure function of the seed and the step."""
+"""What `m3-mini` learns from at each step: pairs of nine kinds, a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Settings:
             "quotes": 0.08,
             "news": 0.08,
             "abstracts": 0.02,
+            "sketches": 0.0,
         }
     )
     later_from: int = 1_200
@@ -45,6 +46,7 @@ class Settings:
             "quotes": 0.06,
             "news": 0.05,
             "abstracts": 0.01,
+            "sketches": 0.0,
         }
     )
     sizes: Mapping[str, int] = field(
@@ -57,6 +59,7 @@ class Settings:
             "quotes": 32,
             "news": 32,
             "abstracts": 24,
+            "sketches": 192,
         }
     )
     dropped: float = 0.15
@@ -83,6 +86,7 @@ class Mix:
             "quotes": self._quotes,
             "news": self._news,
             "abstracts": lambda size, random: self._questions(material.abstracts, size, random),
+            "sketches": self._sketches,
         }
 
     def batch(self, step: int, *, rank: int, world_size: int) -> Batch:
@@ -143,6 +147,16 @@ class Mix:
             group = self._material.everyday[number]
             first, second = random.choice(len(group), 2, replace=False)
             pairs.append((group[first], group[second]))
+        return pairs
+
+    def _sketches(self, size: int, random: np.random.Generator) -> Pairs:
+        """Some words of a short sentence to most of it, in one language: English in half of the batches."""
+        language = self._material.by_language[0] if random.random() < 0.5 else self._spoken(random)
+        pairs = []
+        for place in random.choice(len(language), min(size, len(language)), replace=False):
+            group, number = language[place]
+            sentence = self._material.everyday[group][number]
+            pairs.append((_thin(sentence, 0.5, random), _thin(sentence, 0.8, random)))
         return pairs
 
     def _gathered(self, size: int, random: np.random.Generator) -> Pairs:
@@ -213,3 +227,9 @@ def _crop(ids: IntArray, least: float, random: np.random.Generator) -> IntArray:
     length = max(min(4, len(ids)), int(len(ids) * random.uniform(least, 1)))
     start = int(random.integers(len(ids) - length + 1))
     return ids[start : start + length]
+
+
+def _thin(ids: IntArray, kept: float, random: np.random.Generator) -> IntArray:
+    """A text without some of its tokens: each stays with that probability."""
+    chosen = ids[random.random(len(ids)) < kept]
+    return chosen if len(chosen) else ids
