@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ NOT_ENGLISH = (
     *(("arb", "heb"), ("deu", "rus"), ("zho-CN", "jpn"), ("fra", "swa")),
     *(("kor", "zho-CN"), ("ukr", "tur"), ("ind", "tha"), ("hin", "tam")),
 )
+EVERYDAY = Path(__file__).with_name("everyday.tsv")
+"""Short English sentences, written for this, and what says about the same in other words."""
+
 PAIRS = (*((language, "eng") for language in INTO_ENGLISH), *NOT_ENGLISH)
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -71,12 +75,16 @@ class Report:
     across: Comparison
     """nDCG@10 of questions to passages in another language."""
 
+    everyday: dict[str, float]
+    """Accuracy@1 by leg over `EVERYDAY`, and as "unrelated" 100 times the mean cosine of what does not belong together."""
+
 
 def report(model: FolderModel, corpus: Corpus) -> Report:
     """Measure everything on rows that were not trained on."""
     pairs, each_pair = translation_pairs(model, corpus)
     same, other = split_by_language(corpus.held_out)
-    return Report(into_english(model, corpus), pairs, each_pair, passages(model, same), passages(model, other))
+    questions = passages(model, same), passages(model, other)
+    return Report(into_english(model, corpus), pairs, each_pair, *questions, everyday(model))
 
 
 def split_by_language(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
@@ -145,6 +153,16 @@ def passages(model: FolderModel, questions: Sequence[Question]) -> Comparison:
     scores["bm25"] = bm25_scores(model.tokenizer.backend_tokenizer, *texts)
     gold = torch.tensor([numbers[question.passage] for question in questions])
     return compare(scores, gold, gold % 2, ndcg)
+
+
+def everyday(model: FolderModel) -> dict[str, float]:
+    """Find each sentence of `EVERYDAY` among all by its other wording; see `Report.everyday`."""
+    lines = [line.split("\t") for line in EVERYDAY.read_text(encoding="utf-8").splitlines()]
+    first, second = (model.encode(sentences) for sentences in zip(*lines, strict=True))
+    gold = torch.arange(len(lines))
+    found = {leg: 100 * accuracy(score(first, second), gold).mean().item() for leg, score in SCORES.items()}
+    others = SCORES["dense"](first, second)[~torch.eye(len(lines), dtype=torch.bool)]
+    return found | {"unrelated": 100 * others.mean().item()}
 
 
 def modes(scores: Scores, gold: Tensor, measure: Measure) -> dict[str, float]:
