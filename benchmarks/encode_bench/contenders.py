@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OURS = "m3connect"
 FLAG = "FlagEmbedding"
 DEFAULT = "default"
-BATCH_SIZES = (1, 2, 4, 8, 12, 16, 32)
+BATCH_SIZES = (1, 2, 4, 8, 12, 16)
 """What FlagEmbedding is tried with besides its default of 256."""
 
 Views: TypeAlias = tuple[FloatArray, list[dict[int, float]]]

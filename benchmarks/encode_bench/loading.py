@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from m3connect.encoder.precision import Precision
 
 console = Console()
+if not console.is_terminal:
+    console.width = 140  # a log has room for whole names
 
 PEERS = {
     "FlagEmbedding": ("FlagEmbedding",),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encode_bench.checking import compare, find_disagreement
+from encode_bench.checking import LEAST_COSINE, compare, find_disagreement
 from encode_bench.contenders import DEFAULT, FLAG, OURS, Contender, Views, name_of_ours
 from encode_bench.loading import console, describe, load_all
 from encode_bench.peak import matrix_flops
@@ -56,6 +56,9 @@ class Result:
     peak_flops: dict[str, list[float]] = field(default_factory=dict)
     """Operations a second in each precision, round by round."""
 
+    elapsed: float = 0.0
+    """Seconds that all of it took, the choice of settings included."""
+
     def median(self, name: str) -> float:
         """Seconds of a contender."""
         return statistics.median(self.seconds[name])
@@ -63,7 +66,8 @@ class Result:
     @property
     def ours(self) -> dict[str, float]:
         """Median seconds of our precisions that ran."""
-        return {one.precision: self.median(name) for name, one in self.contenders.items() if one.library == OURS}
+        names = {precision: name_of_ours(precision) for precision in LEAST_COSINE}
+        return {precision: self.median(name) for precision, name in names.items() if name in self.seconds}
 
     @property
     def best_peer(self) -> str | None:
@@ -108,11 +112,12 @@ def measure(workloads: Sequence[Workload], plan: Plan) -> Iterator[Result]:
             )
             trials: dict[tuple[str, ...], Trial] = {}
             for workload in (one for one in workloads if one.shape == shape):
-                texts = tuple(workload.trial)
+                start, texts = time.perf_counter(), tuple(workload.trial)
                 if texts not in trials:
                     trials[texts] = try_all(contenders, workload)
                 result = _measure(workload, plan, trials[texts])
                 result.left_out |= left_out
+                result.elapsed = time.perf_counter() - start
                 yield result
 
 

@@ -53,6 +53,8 @@ def measure_memory(
     tokenizer_folder: Path, precisions: Sequence[Precision], threads: int, *, quick: bool
 ) -> Iterator[dict[str, Any]]:
     """Load and encode in each precision in a new process; nothing where the system does not tell (not Linux)."""
+    if not precisions:
+        return
     if not _STATUS.exists():
         console.print("[yellow]memory is left out: there is no /proc/self/status here.[/]")
         return

@@ -39,6 +39,7 @@ def show(result: Result) -> None:
             *(f"{ratio:.2f}" for ratio in row["ratio_to_ours"].values()),
         )
     console.print(table)
+    console.print(f"  [dim]took {result.elapsed:,.0f} s, choosing settings included[/]")
     for precision, fraction in result.fraction_of_peak.items():
         peak = statistics.median(result.peak_flops[precision]) / 1e9
         console.print(
@@ -118,6 +119,7 @@ def _workload(result: Result) -> dict[str, Any]:
         "gemm_flops": result.peak_flops,
         "fraction_of_gemm": result.fraction_of_peak,
         "left_out": result.left_out,
+        "elapsed_seconds": result.elapsed,
     }
 
 
@@ -143,6 +145,6 @@ def footer(about: Mapping[str, Any]) -> str:
         f"{about['threads']} threads, {about['rounds']} rounds, load average {about['load_average_before']:.1f} before"
     )
     return (
-        f"/: the contender's median time over that of m3connect in this precision; cosine: the lowest of a text's dense "
-        f"vector to that of m3connect in float32\n{about['processor']}, {settings}; {versions}"
+        "/ int8: the contender's median time over that of m3connect in int8, and so on; cosine: the lowest of a text's "
+        f"dense vector to that of m3connect in float32\n{about['processor']}, {settings}; {versions}"
     )

@@ -14,7 +14,7 @@ from encode_bench.contenders import DEFAULT, Contender, Views
 from m3connect.encoder.tokenizer import M3Tokenizer
 
 LIBRARY = "m3serve"
-BATCH_SIZES = (1, 4, 8, 16, 32)
+BATCH_SIZES = (1, 4, 8, 16)
 """How many requests share a batch; its default is 256."""
 
 _PATIENCE = 3600.0

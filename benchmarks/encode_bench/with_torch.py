@@ -1,4 +1,4 @@
-"""transformers' own model in plain PyTorch, as one would write it by hand; the other runtimes convert the same module."""
+"""transformers' own model in plain PyTorch, as one would write it by hand; other runtimes convert the same."""
 
 from __future__ import annotations
 

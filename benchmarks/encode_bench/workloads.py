@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import m3connect
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+MINI = Path(m3connect.__file__).parent / "assets" / "m3-mini"
 QUERY = "how do rivers change their course when the snow melts"
 TEXTS = (256, 1, 32, 1000)
 """How many texts a workload has, the one that has the issue's targets first."""
@@ -20,7 +23,7 @@ TEXTS = (256, 1, 32, 1000)
 TRIAL_TEXTS = 256
 """A larger workload takes the settings that are best for so many of its texts."""
 
-_CALLS = {1: 20, 32: 2}
+_QUERY_CALLS = 20
 _LARGE_ROUNDS = 2
 
 
@@ -68,7 +71,10 @@ class Workload:
 
 
 def token_counts(n: int, *, seed: int = 0) -> list[int]:
-    """Draw n text lengths in tokens: log-normal, median 90, sigma 0.8, clipped to 8..512; the first of more are equal."""
+    """Draw n text lengths in tokens: log-normal, median 90, sigma 0.8, clipped to 8..512.
+
+    Of more texts the first have the same lengths.
+    """
     drawn = np.random.default_rng(seed).lognormal(math.log(90), 0.8, n)
     return [int(count) for count in np.clip(np.rint(drawn), 8, 512)]
 
@@ -113,7 +119,7 @@ def workloads(tokenizer_folder: Path, sizes: Sequence[int], *, quick: bool) -> l
     if 1 in sizes:
         found.insert(1, _query(tokenizer_folder, small))
     long = make_texts(tokenizer_folder, [longest], seed=2)
-    name = f"one text of {longest:,} tokens among {trial}, {_size(small)}"
+    name = f"one long text, {longest:,} tokens, among {trial}, {_size(small)}"
     tokens = sum(counts[: trial - 1]) + longest
     found.append(
         Workload(name, small, [*texts[: trial - 1], *long], tokens, texts[:trial], most_rounds=_LARGE_ROUNDS, long=True)
@@ -130,14 +136,13 @@ def _mixed(shape: Shape, texts: list[str], counts: Sequence[int], trial: int) ->
         texts,
         sum(counts),
         texts[:trial],
-        calls=_CALLS.get(len(texts), 1),
         most_rounds=_LARGE_ROUNDS if large else None,
     )
 
 
 def _query(tokenizer_folder: Path, shape: Shape) -> Workload:
     tokens = len(_tokenizer(tokenizer_folder).encode(QUERY).ids)
-    return Workload(f"one short query, {_size(shape)}", shape, [QUERY], tokens, [QUERY], calls=_CALLS[1])
+    return Workload(f"one short query, {_size(shape)}", shape, [QUERY], tokens, [QUERY], calls=_QUERY_CALLS)
 
 
 def _wide(tokenizer_folder: Path, *, quick: bool) -> Workload:
