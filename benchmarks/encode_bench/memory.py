@@ -59,7 +59,7 @@ def measure_memory(
         console.print("[yellow]memory is left out: there is no /proc/self/status here.[/]")
         return
     shape = TINY if quick else WHOLE
-    counts = token_counts(8 if quick else 96)
+    counts = token_counts(8 if quick else 64)
     texts = make_texts(tokenizer_folder, counts)
     with tempfile.TemporaryDirectory() as folder:
         console.print(f"[dim]memory: writing a model of {shape.layers} x {shape.hidden}[/]")

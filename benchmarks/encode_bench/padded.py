@@ -13,7 +13,7 @@ from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.lexical import lexical_rows
 from m3connect.encoder.tokenizer import M3Tokenizer
 
-BUDGETS = (512, 1024, 2048, 4096)
+BUDGETS = (256, 512, 1024, 2048)
 """How many tokens, padding included, a batch may have; a longer text is a batch of its own."""
 
 MAX_LENGTH = 8192
