@@ -80,7 +80,7 @@ def weight_bytes(shape: Shape, precision: Precision, vocabulary: int) -> int:
     d, inner, layers = shape.hidden, shape.intermediate, shape.layers
     linears = layers * (4 * d * d + 2 * d * inner)
     tables = (vocabulary + POSITIONS + 1) * d
-    others = layers * (9 * d + inner + 4 * d) + 2 * d + d * d + d + d + 1
+    others = layers * (9 * d + inner) + 2 * d + (d * d + d) + (d + 1)
     return linears * {"float32": 4, "bfloat16": 2, "int8": 1}[precision] + tables * _table_bytes(precision) + 4 * others
 
 
