@@ -38,6 +38,12 @@ class Memory:
     peak_mb: float
     """Most memory of its own less that after the imports; pages of mapped files are not counted."""
 
+    peak_loading_mb: float
+    """The same until the model was loaded."""
+
+    loaded_mb: float
+    """What it held once the model was loaded."""
+
     peak_with_files_mb: float
     """The same with the pages of mapped files, which the system takes back when it needs them."""
 
@@ -69,10 +75,17 @@ def measure_memory(
             console.print(f"[dim]memory: {precision}[/]")
             found = _in_new_process(checkpoint, precision, texts, threads)
             weights = weight_bytes(shape, precision, vocabulary) / _MB
-            peak = found["own_peak"] - found["own_before"]
-            whole = found["peak"] - found["before"]
-            name, allowance = f"{shape.layers} x {shape.hidden}", weights + SPARE_MB
-            yield asdict(Memory(precision, name, sum(counts), peak, whole, weights, allowance, peak <= allowance))
+            yield asdict(
+                Memory(
+                    precision,
+                    f"{shape.layers} x {shape.hidden}",
+                    sum(counts),
+                    **found,
+                    weights_mb=weights,
+                    allowance_mb=weights + SPARE_MB,
+                    within=found["peak_mb"] <= weights + SPARE_MB,
+                )
+            )
 
 
 def weight_bytes(shape: Shape, precision: Precision, vocabulary: int) -> int:
@@ -115,13 +128,14 @@ def _grow(checkpoint: Path, precision: Precision, texts: list[str], threads: int
     before = _status()
     with _Watch() as watch:
         encoder = m3connect.M3Encoder.from_pretrained(checkpoint, precision=precision)
+        loading, loaded = watch.peak, _own(_status())
         encoder.encode(texts)
     answers.put(
         {
-            "before": before["VmRSS"],
-            "own_before": _own(before),
-            "peak": _status()["VmHWM"],
-            "own_peak": watch.peak,
+            "peak_mb": watch.peak - _own(before),
+            "peak_loading_mb": loading - _own(before),
+            "loaded_mb": loaded - _own(before),
+            "peak_with_files_mb": _status()["VmHWM"] - before["VmRSS"],
         }
     )
 

@@ -79,10 +79,22 @@ def show_memory(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print how much memory our precisions needed."""
     table = Table(title="m3connect's peak memory less that after the imports, MB", min_width=100)
     table.add_column("precision")
-    for column in ("model", "tokens", "peak", "weights", "weights + 300", "within", "with mapped files"):
+    for column in (
+        "model",
+        "tokens",
+        "peak",
+        "loading",
+        "loaded",
+        "weights",
+        "weights + 300",
+        "within",
+        "with mapped files",
+    ):
         table.add_column(column, justify="right")
     for line in lines:
-        figures = [f"{line[key]:,.0f}" for key in ("peak_mb", "weights_mb", "allowance_mb")]
+        figures = [
+            f"{line[key]:,.0f}" for key in ("peak_mb", "peak_loading_mb", "loaded_mb", "weights_mb", "allowance_mb")
+        ]
         within = "yes" if line["within"] else "NO"
         whole = f"{line['peak_with_files_mb']:,.0f}"
         table.add_row(line["precision"], line["model"], f"{line['tokens']:,}", *figures, within, whole)

@@ -117,7 +117,7 @@ def workloads(tokenizer_folder: Path, sizes: Sequence[int], *, quick: bool) -> l
     texts = make_texts(tokenizer_folder, counts)
     found = [_mixed(small, texts[:size], counts[:size], trial) for size in dict.fromkeys(sizes) if size > 1]
     if 1 in sizes:
-        found.insert(1, _query(tokenizer_folder, small))
+        found.insert(1, _query(tokenizer_folder, small, calls=2 if quick else _QUERY_CALLS))
     long = make_texts(tokenizer_folder, [longest], seed=2)
     name = f"one long text, {longest:,} tokens, among {trial}, {_size(small)}"
     tokens = sum(counts[: trial - 1]) + longest
@@ -140,9 +140,9 @@ def _mixed(shape: Shape, texts: list[str], counts: Sequence[int], trial: int) ->
     )
 
 
-def _query(tokenizer_folder: Path, shape: Shape) -> Workload:
+def _query(tokenizer_folder: Path, shape: Shape, *, calls: int) -> Workload:
     tokens = len(_tokenizer(tokenizer_folder).encode(QUERY).ids)
-    return Workload(f"one short query, {_size(shape)}", shape, [QUERY], tokens, [QUERY], calls=_QUERY_CALLS)
+    return Workload(f"one short query, {_size(shape)}", shape, [QUERY], tokens, [QUERY], calls=calls)
 
 
 def _wide(tokenizer_folder: Path, *, quick: bool) -> Workload:
