@@ -27,7 +27,7 @@ types: $(INSTALLED)
 
 check: lint types test
 
-bench: $(INSTALLED)  ## installs FlagEmbedding to compare with
+bench: $(INSTALLED)  ## installs the libraries to compare with; half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/encode.py
 

@@ -23,7 +23,10 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
-from encode import DEFAULT, MINI, about_machine, load_peer, make_texts
+from encode_bench.contenders import FLAG, load_flag_embedding
+from encode_bench.loading import missing_modules
+from encode_bench.reporting import about_machine
+from encode_bench.workloads import MINI, make_texts
 from rich.console import Console
 from rich.table import Table
 
@@ -112,9 +115,9 @@ def contenders(checkpoint: Path) -> tuple[dict[str, Drive], m3connect.M3Encoder]
     """Every way to share a model; FlagEmbedding only where it is installed."""
     encoder = m3connect.M3Encoder.from_pretrained(checkpoint)
     drives: dict[str, Drive] = {}
-    peer = load_peer(checkpoint, ()).get(DEFAULT)
-    if peer is not None:
-        drives[PEER] = with_threads(behind_lock(lambda query: peer([query])))
+    if not missing_modules(FLAG):
+        at_default = next(load_flag_embedding(checkpoint))
+        drives[PEER] = with_threads(behind_lock(lambda query: at_default.encode([query])))
     drives[LOCKED] = with_threads(behind_lock(lambda query: encoder.encode([query])))
     drives[THREADS] = with_threads(lambda query: encoder.encode([query]))
     drives[TASKS] = with_tasks(AsyncEncoder(encoder))

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from encode import about_machine
+from encode_bench.reporting import about_machine
 from rich.console import Console
 from rich.table import Table
 
