@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import os
 import statistics
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
-from machine import processor, version
+from machine import processor, version, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -433,7 +432,7 @@ def main(
         show(results[-1])
     console.print(_footer(about))
     if json_path is not None:
-        json_path.write_text(json.dumps(report(results, about), indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, report(results, about))
 
 
 def _footer(about: dict[str, Any]) -> str:

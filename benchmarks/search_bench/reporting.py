@@ -25,8 +25,8 @@ def show(results: Sequence[Measured]) -> None:
         )
         for column in ("store", "contender"):
             table.add_column(column)
-        for column in ("encode", "search", "fetch", "candidates", "rerank", "total (min .. max)", "same 10"):
-            table.add_column(column, justify="right")
+        for column in ("encode", "search", "fetch", "candidates", "rerank", "total", "min .. max", "same 10"):
+            table.add_column(column, justify="right", no_wrap=True)
         for one in results:
             if (one.documents, one.depth) == (documents, depth):
                 table.add_row(*_cells(one))
@@ -36,8 +36,8 @@ def show(results: Sequence[Measured]) -> None:
 def _cells(one: Measured) -> list[str]:
     totals = [1000 * seconds["total"] for seconds in one.seconds]
     stages = [f"{1000 * one.median(stage):.1f}" if one.median(stage) else "-" for stage in STAGES]
-    spread = f"{statistics.median(totals):.1f} ({min(totals):.1f} .. {max(totals):.1f})"
-    return [one.backend, one.contender, *stages, spread, f"{statistics.mean(one.shared):.0%}"]
+    spread = f"{statistics.median(totals):.1f}", f"{min(totals):.1f} .. {max(totals):.1f}"
+    return [one.backend, one.contender, *stages, *spread, f"{statistics.mean(one.shared):.0%}"]
 
 
 def ratios(results: Sequence[Measured]) -> list[dict[str, Any]]:
