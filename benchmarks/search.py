@@ -34,6 +34,7 @@ def main(
 ) -> None:
     """Measure reranked search: m3connect with and without a TokenStore, and FlagEmbedding by hand, taking turns."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # Lite sends away clients that ask too often whether it lives
     logging.getLogger("milvus_lite").setLevel(logging.ERROR)
     import torch
 

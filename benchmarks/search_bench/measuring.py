@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from encode import MINI, make_texts, token_counts
+from encode import make_texts, token_counts
+from framework_bench.encoders import MINI
 from machine import version
 from rich.console import Console
 
