@@ -143,7 +143,7 @@ def _filled(plan: Plan, backends: Sequence[str], checkpoint: Path, resources: Ex
         contenders: dict[str, Contender] = {STORED: Ours(encoder, store, tokens), ANEW: Ours(encoder, store)}
         if name == "edge" and model is not None:
             contenders[HAND] = ByHand(model, shards[size])
-            if size == min(plan.sizes):  # it takes so long, whatever the size
+            if size == min(plan.sizes):
                 contenders[COMPUTE] = ByComputeScore(model, shards[size])
         collections.append(Collection(size, name, contenders))
     return collections
@@ -176,8 +176,11 @@ def _open(backend: str, folder: Path, dim: int, resources: ExitStack) -> Store:
 def _ask(
     plan: Plan, collection: Collection, depth: int, questions: Sequence[str], turns: random.Random
 ) -> list[Measured]:
-    """Ask a question before the clock counts, then all others, everybody in another order each time."""
-    names = list(collection.contenders)
+    """Ask a question before the clock counts, then all others, everybody in another order each time.
+
+    `COMPUTE` takes so long, whatever the size, that it has the smallest size and depth alone.
+    """
+    names = [name for name in collection.contenders if name != COMPUTE or depth == min(plan.depths)]
     results = {name: Measured(collection.documents, depth, collection.backend, name) for name in names}
     for number, question in enumerate(questions):
         answers = {
