@@ -146,13 +146,7 @@ def page(results: Path) -> str:
 def circumstances(section: Section, report: Report) -> list[str]:
     """Say with what, where and when something was measured; what a report does not tell is left out."""
     said = [f"`{section.command}`"]
-    for name in ("rounds", "threads"):
-        if name in report:
-            said.append(f"{report[name]} {name}")
-    if "clock" in report:
-        said.append(f"{report['clock']} time")
-    if "model" in report:
-        said.append(f"model {report['model']}")
+    said += [f"{name}: {report[name]}" for name in ("rounds", "threads", "clock", "model") if name in report]
     said += [str(report[name]) for name in ("date", "processor") if name in report]
     if "load_average_before" in report:
         said.append(f"load average {report['load_average_before']:.1f} before")

@@ -57,7 +57,7 @@ def search(report: Report) -> list[str]:
         lines += [*table(["documents", "candidates", "store", "peer", *(f"x {name}" for name in names)], rows), ""]
     stages = [stage for stage in report["results"][0]["median_seconds"] if stage != "total"]
     rows = []
-    for one in report["results"]:
+    for one in sorted(report["results"], key=lambda one: (one["documents"], one["depth"])):
         totals = [1000 * seconds["total"] for seconds in one["seconds"]]
         cells = [number(1000 * one["median_seconds"][stage] or None) for stage in stages]
         spread = f"{number(statistics.median(totals))} ({number(min(totals))} .. {number(max(totals))})"

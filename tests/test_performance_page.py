@@ -142,7 +142,7 @@ def test_figures_become_rows_with_what_they_were_measured_on(page: Any, tmp_path
     section = next(one for one in page.SECTIONS if one.name == name)
     assert EXPECTED[name] in lines
     told = next(line for line in lines if line.startswith(f"`{section.command}`"))
-    assert "3 rounds, 2 threads" in told
+    assert "rounds: 3, threads: 2" in told
     assert told.endswith(
         "2026-02-03, A processor (2 cores), load average 0.2 before; m3connect 0.1.0, FlagEmbedding 1.4.2."
     )
