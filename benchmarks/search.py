@@ -40,7 +40,9 @@ def main(
 
     torch.set_num_threads(threads)
     plan = (
-        Plan(2, 64, [100, 200], [10, 20], 2, 0.0) if quick else Plan(6, 384, sorted(sizes), sorted(depths), rounds, 5.0)
+        Plan(2, 64, [100, 200], [10, 20], 2, 0.0)
+        if quick
+        else Plan(6, 384, sorted({*sizes}), sorted({*depths}), rounds, 5.0)
     )
     about = about_run(plan, threads)
     if version("FlagEmbedding") is None:

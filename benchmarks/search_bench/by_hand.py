@@ -74,6 +74,9 @@ class EdgeShard:
 class ByHand(Contender):
     """Encodes the question, asks the shard, encodes the candidates' texts, and scores them pair by pair."""
 
+    _needs_tokens = True
+    """Whether the question's token vectors are asked for."""
+
     def __init__(self, model: Any, shard: EdgeShard) -> None:  # noqa: ANN401
         self._model, self._shard = model, shard
         self._watch = Stopwatch()
@@ -89,8 +92,6 @@ class ByHand(Contender):
         order = np.argsort(-scores, kind="stable")[:TOP_K]
         found = [(points[place].payload["id"], float(scores[place])) for place in order]
         return Answer(found, self._watch.stop())
-
-    _needs_tokens = True
 
     def _encode(self, texts: list[str], *, tokens: bool) -> dict[str, Any]:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
