@@ -8,7 +8,6 @@ Each client sends its next query as soon as the last one is answered. See benchm
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from encode_bench.contenders import FLAG, load_flag_embedding
 from encode_bench.loading import missing_modules
 from encode_bench.reporting import about_machine
 from encode_bench.workloads import MINI, make_texts
+from machine import write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -219,8 +219,7 @@ def main(
         by_clients = {
             clients: {name: one.summary() for name, one in figures.items()} for clients, figures in found.items()
         }
-        report = {**about, "clients": by_clients, "beside_a_long_text": beside}
-        json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, {**about, "clients": by_clients, "beside_a_long_text": beside})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from machine import processor, version
+from machine import processor, version, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -212,7 +212,7 @@ def main(
         means = {arm: [{mode: mean(scores) for mode, scores in run.items()} for run in runs[arm]] for arm in runs}
         report = {**about, "before": {mode: mean(scores) for mode, scores in before.items()}}
         report |= {"runs": means, "comparisons": comparisons}
-        json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, report)
 
 
 if __name__ == "__main__":

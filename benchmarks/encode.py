@@ -10,7 +10,6 @@ turns in every round. See benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from enum import StrEnum
@@ -23,6 +22,7 @@ from encode_bench.measuring import Plan, Result, measure
 from encode_bench.memory import measure_memory
 from encode_bench.reporting import about_machine, footer, report, show, show_memory
 from encode_bench.workloads import MINI, TEXTS, workloads
+from machine import write_report
 
 if TYPE_CHECKING:
     from m3connect.encoder.precision import Precision
@@ -96,7 +96,7 @@ def main(
         show_memory(grown)
     console.print(footer(about))
     if json_path is not None:
-        json_path.write_text(json.dumps(report(results, grown, about), indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, report(results, grown, about))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ All contenders have the same encoder, texts and database in one process, and tak
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -19,6 +18,7 @@ from framework_bench.contenders import TOP_K
 from framework_bench.encoders import draw_texts
 from framework_bench.measuring import PHASES, Load, Workload, console, measure, sides
 from framework_bench.reporting import about_run, footer, report, show
+from machine import write_report
 
 
 def workloads(rounds: int, *, quick: bool) -> list[Workload]:
@@ -57,7 +57,7 @@ def main(
             figures += report(group, workload)
     console.print(footer(about))
     if json_path is not None:
-        json_path.write_text(json.dumps({**about, "contenders": figures}, indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, {**about, "contenders": figures})
 
 
 def quieten() -> None:

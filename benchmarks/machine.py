@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import m3connect
 
-__all__ = ["processor", "version"]
+__all__ = ["processor", "version", "write_report"]
 
 
 def processor() -> str:
@@ -27,3 +31,10 @@ def version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def write_report(path: Path, figures: Mapping[str, Any]) -> None:
+    """Write everything that a benchmark measured as JSON, with the day; `benchmarks/page.py` reads it."""
+    report = {"date": datetime.now(UTC).date().isoformat(), **figures}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -8,15 +8,14 @@ benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from machine import processor, version, write_report
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -79,17 +78,16 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Compare dense search with and without MCLS."""
-    results: dict[str, dict[str, Any]] = {}
+    load, results = os.getloadavg()[0], dict[str, dict[str, Any]]()
     for folder in folders:
         dataset = read_dataset(folder)
         console.print(f"{dataset.name}: {len(dataset.documents)} documents, {len(dataset.qrels)} queries")
         results[dataset.name] = compare(dataset, model, every or [256], max_length)
     console.print(table(results))
     if json_path is not None:
-        machine = {"machine": platform.machine(), "processors": os.cpu_count(), "load": os.getloadavg()[0]}
-        json_path.write_text(
-            json.dumps({"model": model, **machine, "sets": results}, indent=1) + "\n", encoding="utf-8"
-        )
+        versions = {name: version(name) for name in ("m3connect", "torch", "transformers", "numpy")}
+        about = {"processor": processor(), "load_average_before": load, "versions": versions, "model": model}
+        write_report(json_path, {**about, "sets": results})
 
 
 if __name__ == "__main__":

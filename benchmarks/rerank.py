@@ -8,7 +8,6 @@ m3connect and its peers score the same random vectors, taking turns in every rou
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import statistics
@@ -24,7 +23,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import typer
-from machine import processor, version
+from machine import processor, version, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -316,7 +315,7 @@ def main(
             "times": [asdict(part) | {"median": {name: part.median(name) for name in part.seconds}} for part in timed],
             "encodings": {"model": model, "dataset": str(dataset or "demonstration"), "rows": [*map(asdict, kept)]},
         }
-        json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, report)
 
 
 def _footer(about: dict[str, Any]) -> str:

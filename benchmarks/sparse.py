@@ -7,7 +7,6 @@ The loop is written here again, since FlagEmbedding keeps its own inside a metho
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from encode_bench.reporting import about_machine
+from machine import write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -94,7 +94,7 @@ def main(
             table.add_row(contender, f"{1000 * value:.2f}", f"{found[name][LOOP] / value:.1f}")
         console.print(table)
     if json_path is not None:
-        json_path.write_text(json.dumps({**about, "seconds": found}, indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, {**about, "seconds": found})
 
 
 if __name__ == "__main__":

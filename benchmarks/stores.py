@@ -8,13 +8,13 @@ All contenders get the same vectors in one process and take turns, batch by batc
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from machine import write_report
 from store_bench.contenders import HAND, OURS, Measured
 from store_bench.measuring import BACKENDS, PEERS, console, is_installed, measure, memory_of
 from store_bench.recall import measure_recall
@@ -95,7 +95,7 @@ def main(
             }
             for result in results
         ]
-        json_path.write_text(json.dumps({**about, **summary, "figures": figures}, indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, {**about, **summary, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Every figure comes from a process of its own: the peak of its resident memory during one forward and backward pass, less
 what it held before, weights and whole gradients included. See benchmarks/README.md.
 
-    python benchmarks/training_memory.py
+    python benchmarks/training_memory.py --json training_memory.json
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
+from machine import processor, version, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -137,23 +140,26 @@ def in_a_process(side: str, load: Load) -> float | None:
     return float(done.stdout.splitlines()[-1])
 
 
-def compare(title: str, column: str, loads: dict[str, Load]) -> None:
-    """Print a table of all sides over some loads."""
+def compare(title: str, column: str, loads: dict[str, Load]) -> dict[str, Any]:
+    """Print a table of all sides over some loads, and return it: megabytes, None where a side failed."""
     sides = [OURS, SPLIT, *([THEIRS] if importlib.util.find_spec("FlagEmbedding") else [])]
     table = Table(title=title)
     table.add_column(column, justify="right")
     for side in sides:
         table.add_column(f"{side}, MB", justify="right")
+    rows: dict[str, dict[str, float | None]] = {}
     for name, load in loads.items():
-        found = [in_a_process(side, load) for side in sides]
-        table.add_row(name, *("failed" if value is None else f"{value:,.0f}" for value in found))
+        rows[name] = {side: in_a_process(side, load) for side in sides}
+        table.add_row(name, *("failed" if value is None else f"{value:,.0f}" for value in rows[name].values()))
     Console().print(table)
+    return {"title": title, "column": column, "megabytes": rows}
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Peak memory of a training step.")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "LOAD"), help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs")
     given = parser.parse_args()
     if given.one:
@@ -164,16 +170,25 @@ def main() -> None:
     base = Load(hidden=64, layers=2) if given.quick else Load()
     vocabularies = (1_000, 4_000) if given.quick else (8_000, 32_000, 128_000, 250_002)
     batches = (2, 4) if given.quick else (4, 8, 16, 32)
-    compare(
+    about = about_machine()
+    by_vocabulary = compare(
         f"{base.queries} queries of {base.query_length} tokens, {base.group} passages each of {base.passage_length}",
         "vocabulary",
         {f"{size:,}": replace(base, vocabulary=size) for size in vocabularies},
     )
-    compare(
+    by_batch = compare(
         f"vocabulary of {base.vocabulary:,}, sub-batches of {base.sub_batch_tokens} tokens",
         "queries",
         {str(size): replace(base, queries=size) for size in batches},
     )
+    if given.json is not None:
+        write_report(given.json, {**about, "tables": [by_vocabulary, by_batch]})
+
+
+def about_machine() -> dict[str, Any]:
+    """Versions and processor."""
+    versions = {name: version(name) for name in ("m3connect", "FlagEmbedding", "torch", "transformers", "numpy")}
+    return {"processor": processor(), "load_average_before": os.getloadavg()[0], "versions": versions}
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Report:
     """nDCG@10 of questions to passages in another language."""
 
     everyday: dict[str, float]
-    """Accuracy@1 by leg over `EVERYDAY`, and as "unrelated" 100 times the mean cosine of what does not belong together."""
+    """Accuracy@1 by leg over `EVERYDAY`, and as "unrelated" 100 times the mean cosine of all other pairs."""
 
 
 def report(model: FolderModel, corpus: Corpus) -> Report:
