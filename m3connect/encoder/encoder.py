@@ -60,7 +60,8 @@ class M3Encoder:
         self._model = model
         self._tokenizer = tokenizer
         self._unweighted = to_device(tokenizer.unweighted, self.device)
-        self._scheduler = Scheduler(self._encode_pack, GPU if self.device.type == "cuda" else PROCESSOR)
+        self._on_gpu = self.device.type == "cuda"
+        self._scheduler = Scheduler(self._encode_pack, GPU if self._on_gpu else PROCESSOR)
         self.max_length = max_length
         """The most tokens of a text that are read, `<s>` and `</s>` included."""
         self.name = name
@@ -233,8 +234,8 @@ class M3Encoder:
     def _sparse_and(
         self, wanted: list[Tensor], weights: Tensor, pack: Pack
     ) -> tuple[SparseRows, list[npt.NDArray[Any]]]:
-        """Return the sparse rows and other tensors as arrays; all that lies on a device comes from it together."""
-        if weights.device.type == "cpu":
+        """Return the sparse rows, and other tensors as arrays; what lies on a GPU comes from it in one go."""
+        if not self._on_gpu:
             token_ids = pack.token_ids.numpy()
             return lexical_rows(token_ids, weights.numpy(), pack.lengths, self._tokenizer.unweighted), to_host(wanted)
         vocabulary = self._model.word_embeddings.num_embeddings

@@ -71,14 +71,10 @@ def load_packed(folder: Path, precision: Precision) -> M3Encoder:
         return convert(part, precision)
 
     model = load_model(config, read_weights(folder), read_heads(folder, config.hidden_size), prepare=prepare)
-    return M3Encoder(
-        model,
-        M3Tokenizer(folder),
-        max_length=config.max_length,
-        name="packed",
-        fingerprint="packed",
-        precision=precision,
-    )
+    tokenizer = M3Tokenizer(folder)
+    encoder = M3Encoder(model, tokenizer, max_length=config.max_length, name="packed", fingerprint="packed")
+    encoder._on_gpu = True  # sparse rows are reduced, and results collected, as there
+    return encoder
 
 
 def test_attention_over_packed_tokens_changes_nothing(encoder: M3Encoder, checkpoint: Path) -> None:
