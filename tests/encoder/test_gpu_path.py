@@ -49,8 +49,10 @@ TEXTS = [
 def attend_one_by_one(
     query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int
 ) -> Tensor:
-    """What `torch.nn.attention.varlen.varlen_attn` computes, in its own arguments."""
+    """What `torch.nn.attention.varlen.varlen_attn` computes, in its own arguments, and what its kernel checks."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert cu_seq_q.is_contiguous()
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
     assert max_q == max_k == int(cu_seq_q.diff().max())
     parts = []
     for start, stop in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
