@@ -101,6 +101,21 @@ def test_sparse_rows_reduced_on_the_gpu_are_those_of_the_processor(vocabulary: i
         np.testing.assert_array_equal(getattr(rows, name), getattr(expected, name))
 
 
+def test_nobody_waits_for_the_gpu_before_results_are_fetched(low: M3Encoder) -> None:
+    ids = [np.arange(5, 5 + length) for length in (300, 90, 90, 2)]
+    low.encode(["what is made at the first call"])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.inference_mode():
+            pack = Pack.of(ids, low.device)
+            hidden = low._model(pack)
+            low._model.dense(hidden, pack)
+            low._model.token_vectors(hidden)
+            largest_weights(pack, low._model.token_weights(hidden), low._unweighted, 250_002)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_threads_share_a_gpu(low: M3Encoder, texts: list[str]) -> None:
     expected = low.encode(texts, multi_vector=True)
     with ThreadPoolExecutor(6) as pool:
