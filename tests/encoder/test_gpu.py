@@ -101,6 +101,7 @@ def test_sparse_rows_reduced_on_the_gpu_are_those_of_the_processor(vocabulary: i
         np.testing.assert_array_equal(getattr(rows, name), getattr(expected, name))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_nobody_waits_for_the_gpu_before_results_are_fetched(low: M3Encoder) -> None:
     ids = [np.arange(5, 5 + length) for length in (300, 90, 90, 2)]
     low.encode(["what is made at the first call"])
