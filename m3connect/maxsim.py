@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from m3connect.device_rows import DeviceRows, device_maxsims
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.token_rows import TokenRows
 
@@ -38,8 +39,10 @@ _LANES = 8
 """oneDNN compiles code for each new shape, which takes as long as a product: shapes are rounded up to these."""
 
 
-def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices) -> FloatArray:
+def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows) -> FloatArray:
     """Return [q, n] scores; `m3connect.scoring.multi_vector` says of what."""
+    if isinstance(documents, DeviceRows):
+        return device_maxsims(queries, documents)
     lengths = documents.lengths if isinstance(documents, TokenRows) else np.array([len(rows) for rows in documents])
     scores = np.zeros((len(queries), len(lengths)), np.float32)
     filled = np.flatnonzero(lengths)

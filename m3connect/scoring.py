@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from m3connect.device_rows import DeviceRows
 from m3connect.embeddings import FloatArray, M3Embeddings, SparseRows
 from m3connect.maxsim import mean_maxsims
 from m3connect.token_rows import TokenRows
@@ -83,7 +84,7 @@ def mean_maxsim(query: npt.ArrayLike, document: npt.ArrayLike) -> float:
     return float(multi_vector([np.asarray(query, np.float32)], [np.asarray(document, np.float32)])[0, 0])
 
 
-def multi_vector(queries: Sequence[FloatArray], documents: Sequence[FloatArray] | TokenRows) -> FloatArray:
+def multi_vector(queries: Sequence[FloatArray], documents: Sequence[FloatArray] | TokenRows | DeviceRows) -> FloatArray:
     """`mean_maxsim` of every query with every document.
 
     Arrays, and rows in float16, are multiplied in float32. Rows in int8 and 1-bit are multiplied in integers with the
@@ -91,7 +92,8 @@ def multi_vector(queries: Sequence[FloatArray], documents: Sequence[FloatArray] 
 
     Args:
         queries: q arrays [t_i, d] of unit rows.
-        documents: n arrays [t_j, d] of unit rows, or n documents as a `TokenStore` keeps them.
+        documents: n arrays [t_j, d] of unit rows, or n documents as a `TokenStore` keeps them, or `DeviceRows`, which
+            lie on a GPU and are scored there.
 
     Returns:
         [q, n] scores in [-1, 1], or a little outside for rows in int8 and 1-bit; 0 where either side has no tokens.

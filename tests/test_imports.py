@@ -17,7 +17,7 @@ import m3connect
 LAYERS: list[set[str]] = [
     {"_version", "errors", "facts"},
     {"embeddings"},
-    {"token_rows"},
+    {"device_rows", "token_rows"},
     {"maxsim"},
     {"scoring", "fusion", "filters"},
     {"splitting"},
@@ -39,6 +39,7 @@ MODEL = {
 CORE = set.union(*LAYERS)
 
 LIBRARIES: dict[str, set[str]] = {
+    "device_rows": {"torch"},
     "ingestion": {"tenacity", "tqdm"},
     "maxsim": {"torch"},
     "token_file": {"lmdb"},

@@ -1,12 +1,24 @@
-"""Attention within texts of equal length, in two ways."""
+"""Attention within texts of equal length, in two ways, and within all texts of a pack at once on a GPU."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blocked_attention", "fused_attention"]
+from m3connect.encoder.pack import Pack
+
+__all__ = ["PackedAttention", "blocked_attention", "find_packed_attention", "fused_attention", "pack_attention"]
+
+PackedAttention: TypeAlias = Callable[[Tensor, Pack, int], Tensor]
+"""Maps qkv [T, 3 * d] of a pack, given the number of heads, to the attended values [T, d]."""
+
+Varlen: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+"""As `torch.nn.attention.varlen.varlen_attn`: query, key and value [T, heads, width], bounds and longest text twice."""
 
 _SCORES_AT_ONCE = 1 << 19
 """Attention weights, 4 bytes each, that stay in a core's caches between the two products."""
@@ -57,3 +69,35 @@ def blocked_attention(qkv: Tensor, count: int, num_heads: int) -> Tensor:
             weights = torch.softmax(scores, -1, dtype=torch.float32)  # takes half the time that it does in bfloat16
             attended[some, row : row + rows] = torch.bmm(weights.bfloat16(), value[some])
     return attended.view(count, num_heads, length, width).transpose(1, 2).reshape(len(qkv), -1)
+
+
+def pack_attention(varlen: Varlen) -> PackedAttention:
+    """Attend within all texts of a pack by one call of a kernel that is told where they end."""
+
+    def attend(qkv: Tensor, pack: Pack, num_heads: int) -> Tensor:
+        query, key, value = qkv.view(len(qkv), 3, num_heads, -1).unbind(1)
+        attended = varlen(query, key, value, pack.bounds, pack.bounds, pack.longest, pack.longest)
+        return attended.reshape(len(qkv), -1)
+
+    return attend
+
+
+def find_packed_attention(device: torch.device, width: int) -> PackedAttention | None:
+    """Return attention in bfloat16 within all texts of a pack, or None where torch has none for this device.
+
+    torch has it since 2.10, for CUDA: a FlashAttention kernel, which needs a GPU of compute capability 8 (Ampere) or
+    newer and heads whose width is a multiple of 8 up to 256.
+
+    Args:
+        device: where it shall run.
+        width: of one head.
+    """
+    if device.type != "cuda" or torch.version.hip is not None or width % 8 or width > 256:
+        return None
+    if torch.cuda.get_device_capability(device) < (8, 0) or not torch.backends.cuda.is_flash_attention_available():
+        return None
+    try:
+        varlen: Varlen = import_module("torch.nn.attention.varlen").varlen_attn
+    except (ImportError, AttributeError):
+        return None
+    return pack_attention(varlen)

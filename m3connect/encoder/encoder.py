@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +19,14 @@ from tqdm import tqdm
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
 from m3connect.encoder.checkpoint import find_folder, read_config, read_heads, read_weights
 from m3connect.encoder.fingerprint import Samples, fingerprint_of
-from m3connect.encoder.lexical import lexical_rows
+from m3connect.encoder.lexical import largest_weights, lexical_rows, rows_at
 from m3connect.encoder.mcls import insert_cls, is_cls, mean_cls, text_limit
-from m3connect.encoder.model import M3Model, Pack, load_model
-from m3connect.encoder.precision import Precision, check_precision, convert
-from m3connect.encoder.scheduler import Scheduler
+from m3connect.encoder.model import M3Model, load_model
+from m3connect.encoder.pack import Pack
+from m3connect.encoder.precision import Precision, choose_precision, convert
+from m3connect.encoder.scheduler import GPU, PROCESSOR, Scheduler
 from m3connect.encoder.tokenizer import M3Tokenizer, Tokenized
+from m3connect.encoder.transfer import check_device, to_device, to_host
 from m3connect.errors import CheckpointError
 
 __all__ = ["M3Encoder"]
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class M3Encoder:
-    """An M3 model that encodes texts on this machine's processor; safe to use from several threads.
+    """An M3 model that encodes texts on a processor or a GPU; safe to use from several threads.
 
     Made by `from_pretrained`.
 
@@ -55,7 +59,9 @@ class M3Encoder:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._scheduler = Scheduler(self._encode_pack)
+        self._unweighted = to_device(tokenizer.unweighted, self.device)
+        self._on_gpu = self.device.type == "cuda"
+        self._scheduler = Scheduler(self._encode_pack, GPU if self._on_gpu else PROCESSOR)
         self.max_length = max_length
         """The most tokens of a text that are read, `<s>` and `</s>` included."""
         self.name = name
@@ -75,7 +81,8 @@ class M3Encoder:
         revision: str | None = None,
         local_files_only: bool = False,
         mcls: int | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
+        device: str | torch.device = "cpu",
     ) -> M3Encoder:
         """Load a model.
 
@@ -91,20 +98,23 @@ class M3Encoder:
                 and slightly other numbers (cosines of about 0.9999 and 0.998; `m3connect compare-precision` measures
                 them on your texts). The fingerprint is the same for all, so one may ask in int8 what another wrote in
                 float32. What a processor lacks instructions for works too, but saves no time, and the log says so.
+                None means float32 on a processor and bfloat16 on a GPU, which has no int8.
+            device: what computes: `"cpu"`, or a GPU of CUDA: `"cuda"`, or `"cuda:1"` for one of several.
 
         Raises:
-            ValueError: `mcls` is no whole number of at least 1, or there is no such precision.
+            ValueError: `mcls` is no whole number of at least 1, there is no such precision or device.
             CheckpointError: a file, a head or a tensor is missing or has the wrong shape.
         """
         if mcls is not None and (not isinstance(mcls, int) or isinstance(mcls, bool) or mcls < 1):
             raise ValueError(f"mcls must be a whole number of at least 1, as 256 in the paper, but is {mcls!r}")
-        check_precision(precision)
+        chosen_device = check_device(device)
+        chosen = choose_precision(precision, chosen_device)
         folder = find_folder(name, revision=revision, local_files_only=local_files_only)
         config, samples = read_config(folder), Samples()
 
         def prepare(name: str, part: nn.Module) -> nn.Module:
             samples.add(name, part)
-            return convert(part, precision)
+            return convert(part, chosen, chosen_device)
 
         heads = read_heads(folder, config.hidden_size)
         model = load_model(config, read_weights(folder), heads, prepare=prepare)
@@ -121,11 +131,16 @@ class M3Encoder:
             name=str(name),
             fingerprint=fingerprint if mcls is None else f"{fingerprint}-mcls{mcls}",
             mcls=mcls,
-            precision=precision,
+            precision=chosen,
         )
 
     def __repr__(self) -> str:
         return f"M3Encoder({self.name!r}, dim={self.dim}, fingerprint={self.fingerprint!r})"
+
+    @property
+    def device(self) -> torch.device:
+        """What computes."""
+        return self._model.word_embeddings.weight.device
 
     @property
     def dim(self) -> int:
@@ -203,17 +218,30 @@ class M3Encoder:
         return batch.take(np.argsort(order))
 
     def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
-        pack = Pack(torch.from_numpy(np.concatenate(ids)), tuple(map(len, ids)))
+        pack = Pack.of(ids, self.device)
         with torch.inference_mode():
             hidden = self._model(pack)
-            dense = self._dense(hidden, pack).numpy()
-            weights = self._model.token_weights(hidden).numpy()
-            vectors = self._model.token_vectors(hidden).numpy() if multi_vector else None
+            wanted = [self._dense(hidden, pack)]
+            if multi_vector:
+                wanted.append(self._model.token_vectors(hidden))
+            sparse, (dense, *vectors) = self._sparse_and(wanted, self._model.token_weights(hidden), pack)
         return M3Embeddings(
-            dense=dense,
-            sparse=lexical_rows(pack.token_ids.numpy(), weights, pack.lengths, self._tokenizer.unweighted),
-            multi_vector=None if vectors is None else _split(vectors, pack, self._leading(pack)),
+            dense=dense.copy(),
+            sparse=sparse,
+            multi_vector=_split(vectors[0], pack, self._leading(pack)) if multi_vector else None,
         )
+
+    def _sparse_and(
+        self, wanted: list[Tensor], weights: Tensor, pack: Pack
+    ) -> tuple[SparseRows, list[npt.NDArray[Any]]]:
+        """Return the sparse rows, and other tensors as arrays; what lies on a GPU comes from it in one go."""
+        if not self._on_gpu:
+            token_ids = pack.token_ids.numpy()
+            return lexical_rows(token_ids, weights.numpy(), pack.lengths, self._tokenizer.unweighted), to_host(wanted)
+        vocabulary = self._model.word_embeddings.num_embeddings
+        largest = largest_weights(pack, weights, self._unweighted, vocabulary)
+        places, values, *arrays = to_host([*largest, *wanted])
+        return rows_at(places, values, len(pack.lengths), vocabulary), arrays
 
     def _dense(self, hidden: Tensor, pack: Pack) -> Tensor:
         if self.mcls is None:
@@ -260,5 +288,6 @@ def _report_truncation(truncated: IntArray, limit: int) -> None:
 
 def _split(vectors: FloatArray, pack: Pack, leading: npt.NDArray[np.bool_]) -> tuple[FloatArray, ...]:
     """Cut token vectors into one array a text, without `<s>`; copies, so that no row keeps the whole pack alive."""
-    spans = [slice(start, start + length) for start, length in zip(pack.starts.tolist(), pack.lengths, strict=True)]
+    stops = accumulate(pack.lengths)
+    spans = [slice(stop - length, stop) for stop, length in zip(stops, pack.lengths, strict=True)]
     return tuple(vectors[span][~leading[span]] for span in spans)

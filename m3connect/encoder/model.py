@@ -1,50 +1,28 @@
 """The forward pass of an M3 model over packed texts.
 
 Texts of a pack lie one after the other, without padding, so every matrix product works on real tokens only. Attention
-alone needs to know where a text ends: it runs once for each run of texts with equal lengths.
+alone needs to know where a text ends: it runs once for each run of texts with equal lengths, or once in all where a
+GPU's kernel is told where they end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3connect.encoder.attention import fused_attention
+from m3connect.encoder.attention import PackedAttention, fused_attention
 from m3connect.encoder.checkpoint import ModelConfig, Tensors
+from m3connect.encoder.pack import Pack
 from m3connect.errors import CheckpointError
 
-__all__ = ["Layer", "M3Model", "Pack", "Prepare", "load_model", "published_weights"]
+__all__ = ["Layer", "M3Model", "Prepare", "load_model", "published_weights"]
 
 Prepare: TypeAlias = Callable[[str, nn.Module], nn.Module]
 """Given the name of a model's part, and the part with its weights, return what shall stand in its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """Texts laid one after the other, those of equal length side by side."""
-
-    token_ids: Tensor
-    """[T] the tokens of all texts."""
-
-    lengths: tuple[int, ...]
-    """How many tokens each text has."""
-
-    @property
-    def starts(self) -> Tensor:
-        """[n] where each text begins."""
-        lengths = torch.tensor(self.lengths, device=self.token_ids.device)
-        return torch.cumsum(lengths, 0) - lengths
-
-    @property
-    def runs(self) -> list[tuple[int, int]]:
-        """Texts of equal length: how many, and how long."""
-        return [(len(list(group)), length) for length, group in groupby(self.lengths)]
 
 
 class M3Model(nn.Module):
@@ -67,9 +45,8 @@ class M3Model(nn.Module):
         hidden: Tensor = self.word_embeddings(pack.token_ids).float()
         hidden = hidden + self.position_embeddings(self._positions(pack)) + self.token_type_embeddings.weight[0]
         hidden = self.embedding_norm(hidden)
-        runs = pack.runs
         for layer in self.layers:
-            hidden = layer(hidden, runs)
+            hidden = layer(hidden, pack)
         return hidden
 
     def dense(self, hidden: Tensor, pack: Pack) -> Tensor:
@@ -89,8 +66,7 @@ class M3Model(nn.Module):
         real = (pack.token_ids != self.pad_token_id).long()
         counted = torch.cumsum(real, 0)
         before = counted[pack.starts] - real[pack.starts]
-        lengths = torch.tensor(pack.lengths, device=before.device)
-        ranks = counted - torch.repeat_interleave(before, lengths)
+        ranks = counted - pack.repeat(before)
         return ranks * real + self.pad_token_id
 
 
@@ -102,6 +78,8 @@ class Layer(nn.Module):
         d = config.hidden_size
         self.num_heads = config.num_attention_heads
         self.attention = fused_attention
+        self.packed_attention: PackedAttention | None = None
+        """Attends within all texts of a pack at once; None means run by run, by `attention`."""
         self.rows_at_once: int | None = None
         """How many rows the feed-forward network takes at a time; None means all of them."""
         self.qkv = nn.Linear(d, 3 * d)
@@ -112,16 +90,19 @@ class Layer(nn.Module):
         self.output = nn.Linear(config.intermediate_size, d)
         self.output_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
 
-    def forward(self, hidden: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(self, hidden: Tensor, pack: Pack) -> Tensor:
         """Transform [T, d] hidden states."""
-        attended = self.attention_output(self._attend(self.qkv(hidden), runs))
+        attended = self.attention_output(self._attend(self.qkv(hidden), pack))
         hidden = self.attention_norm(attended + hidden)
         result: Tensor = self.output_norm(self._feed_forward(hidden) + hidden)
         return result
 
-    def _attend(self, qkv: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-        parts = torch.split(qkv, [count * length for count, length in runs])
-        attended = [self.attention(part, count, self.num_heads) for part, (count, _) in zip(parts, runs, strict=True)]
+    def _attend(self, qkv: Tensor, pack: Pack) -> Tensor:
+        if self.packed_attention is not None:
+            return self.packed_attention(qkv, pack, self.num_heads)
+        parts = torch.split(qkv, [count * length for count, length in pack.runs])
+        counts = [count for count, _ in pack.runs]
+        attended = [self.attention(part, count, self.num_heads) for part, count in zip(parts, counts, strict=True)]
         return torch.cat(attended)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:

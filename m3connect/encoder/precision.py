@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import logging
 import platform
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import nn
 
-from m3connect.encoder.attention import blocked_attention
+from m3connect.encoder.attention import blocked_attention, find_packed_attention
 from m3connect.encoder.linear import CastLinear, Int8Linear, OneDnnLinear, has_int8, has_onednn
 from m3connect.encoder.model import Layer
 
-__all__ = ["Precision", "check_precision", "convert", "convert_linear"]
+__all__ = ["Precision", "choose_precision", "convert", "convert_linear"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
 _ROWS_AT_ONCE = 256
 """Rows of the feed-forward part whose inner states stay in a core's caches, and fill its matrix unit."""
 
+_PROCESSOR = torch.device("cpu")
+
 logger = logging.getLogger(__name__)
 
 
-def check_precision(precision: str) -> None:
-    """Refuse a precision that does not exist, and say in the log where one does not pay.
+def choose_precision(precision: str | None, device: torch.device) -> Precision:
+    """Return what to compute in, by default float32 on a processor and bfloat16 on a GPU.
+
+    Where a precision does not pay, the log says so.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: there is no such precision, or the device does not have it.
     """
+    on_gpu = device.type == "cuda"
+    if precision is None:
+        precision = "bfloat16" if on_gpu else "float32"
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, but is {precision!r}")
+    chosen = cast(Precision, precision)
+    if on_gpu:
+        _check_on_gpu(chosen, device)
+    else:
+        _check_on_processor(chosen)
+    return chosen
+
+
+def _check_on_gpu(precision: Precision, device: torch.device) -> None:
+    if precision == "int8":
+        raise ValueError("precision 'int8' is for processors: on a GPU take 'bfloat16', its default, or 'float32'")
+    if precision == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
+        logger.warning(
+            "precision 'bfloat16' saves memory here, but no time: %s is older than those that multiply in it",
+            torch.cuda.get_device_name(device),
+        )
+
+
+def _check_on_processor(precision: Precision) -> None:
     missing = {"bfloat16": not has_bfloat16(), "int8": not has_int8()}
     if missing.get(precision):
         logger.warning(
@@ -40,24 +66,37 @@ def check_precision(precision: str) -> None:
         )
 
 
-def convert(part: nn.Module, precision: Precision) -> nn.Module:
-    """Bring a part of a model that has its weights to a precision.
+def convert(part: nn.Module, precision: Precision, device: torch.device = _PROCESSOR) -> nn.Module:
+    """Bring a part of a model that has its weights to a precision and to a device.
 
     Args:
         part: a layer, a table of embeddings, a linear or a norm; its own weights may be replaced.
         precision: norms, both heads and what flows between layers are float32 in all of them. In a head low precision
             would save nothing, and the multi-vectors of a few tokens are small differences of large numbers.
+        device: where it shall compute.
 
     Returns:
         What stands in its place; it serves inference alone: it has no gradients, and an incomplete `state_dict`.
     """
+    if isinstance(part, nn.Embedding) and precision != "float32":
+        part = part.bfloat16()
+    if device.type != "cpu":
+        return (_convert_layer_for_gpu(part, precision, device) if isinstance(part, Layer) else part).to(device)
     if isinstance(part, Layer):
         return _convert_layer(part, precision)
-    if isinstance(part, nn.Embedding) and precision != "float32":
-        return part.bfloat16()
     if isinstance(part, nn.Linear) and part.out_features > 1:
         return convert_linear(part, "float32")
     return part
+
+
+def _convert_layer_for_gpu(layer: Layer, precision: Precision, device: torch.device) -> Layer:
+    if precision == "float32":
+        return layer
+    for name, child in list(layer.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(layer, name, CastLinear(child, torch.bfloat16))
+    layer.packed_attention = find_packed_attention(device, layer.attention_norm.normalized_shape[0] // layer.num_heads)
+    return layer
 
 
 def _convert_layer(layer: Layer, precision: Precision) -> Layer:

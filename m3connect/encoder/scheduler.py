@@ -19,19 +19,36 @@ import torch
 
 from m3connect.embeddings import IntArray, M3Embeddings
 
-__all__ = ["Scheduler"]
+__all__ = ["GPU", "PROCESSOR", "Scheduler", "Sizes"]
 
 EncodePack: TypeAlias = Callable[[Sequence[IntArray], bool], M3Embeddings]
-
-_TOKENS_PER_PACK = 1024
-"""Enough to keep a core's matrix unit busy, and small enough for its caches."""
-
-_FEWEST_TOKENS_PER_PACK = 256
-"""Below it the weights are read more often than they are worth."""
 
 _MOST_WORKERS = 16
 _IDLE_SECONDS = 5.0
 """After which a worker ends, so that a forgotten encoder's memory is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large packs are, and how many are computed side by side; it depends on what computes them."""
+
+    tokens_per_pack: int
+    """At most, unless one text alone has more."""
+
+    fewest_tokens: int
+    """What a call is cut into is not smaller, as long as there is enough."""
+
+    workers: int | None
+    """How many packs are computed side by side; None means as many as PyTorch has threads."""
+
+
+PROCESSOR = Sizes(tokens_per_pack=1024, fewest_tokens=256, workers=None)
+"""Enough to keep a core's matrix unit busy, and small enough for its caches; with fewer tokens the weights would be
+read more often than they are worth."""
+
+GPU = Sizes(tokens_per_pack=16384, fewest_tokens=4096, workers=2)
+"""Enough to fill a GPU, and two texts of 8,192 tokens; while it computes one pack, the other worker prepares the next
+or takes results apart. At BGE-M3's size a pack needs 0.44 GB beside the weights (added up from shapes)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -79,10 +96,12 @@ class Scheduler:
 
     Args:
         encode_pack: computes texts that come longest first; called from several threads.
+        sizes: of packs.
     """
 
-    def __init__(self, encode_pack: EncodePack) -> None:
+    def __init__(self, encode_pack: EncodePack, sizes: Sizes = PROCESSOR) -> None:
         self._encode_pack = encode_pack
+        self._sizes = sizes
         self._changed = threading.Condition()
         self._waiting: deque[_Call] = deque()
         self._workers: set[threading.Thread] = set()
@@ -102,9 +121,9 @@ class Scheduler:
         Raises:
             Exception: what `encode_pack` raised for one of these texts; the others are not computed any more.
         """
-        threads = min(torch.get_num_threads(), _MOST_WORKERS)
-        total = sum(map(len, token_ids))
-        budget = min(_TOKENS_PER_PACK, max(_FEWEST_TOKENS_PER_PACK, total // (2 * threads)))
+        sizes, total = self._sizes, sum(map(len, token_ids))
+        workers = sizes.workers or min(torch.get_num_threads(), _MOST_WORKERS)
+        budget = min(sizes.tokens_per_pack, max(sizes.fewest_tokens, total // (2 * workers)))
         call = _Call(token_ids, multi_vector, budget)
         if self._start_alone(call, total):
             batch = self._run_alone(call)
@@ -112,7 +131,7 @@ class Scheduler:
             return batch
         with self._changed:
             self._waiting.append(call)
-            self._hire(threads)
+            self._hire(workers)
             self._changed.notify_all()
         try:
             return _await(call, on_done)
@@ -164,7 +183,7 @@ class Scheduler:
                     self._workers.discard(threading.current_thread())
                     return []
             self._running += 1
-            self._running_long += _is_long(slices)
+            self._running_long += self._is_long(slices)
             return slices
 
     def _choose(self) -> list[_Slice]:
@@ -174,7 +193,7 @@ class Scheduler:
         for call in list(self._waiting):
             if not slices:
                 room = max(call.budget, call.next_length)
-                if room > _TOKENS_PER_PACK and self._running_long >= max(1, len(self._workers) - 1):
+                if room > self._sizes.tokens_per_pack and self._running_long >= max(1, len(self._workers) - 1):
                     continue
             elif call.multi_vector != slices[0].call.multi_vector:
                 continue
@@ -189,7 +208,7 @@ class Scheduler:
     def _finish(self, slices: Sequence[_Slice], results: Sequence[M3Embeddings | BaseException]) -> None:
         with self._changed:
             self._running -= 1
-            self._running_long -= _is_long(slices)
+            self._running_long -= self._is_long(slices)
             self._changed.notify_all()
         for one, result in zip(slices, results, strict=True):
             if isinstance(result, BaseException):
@@ -205,6 +224,10 @@ class Scheduler:
         places = np.argsort(order)
         stops = np.cumsum([one.stop - one.start for one in slices])
         return [batch.take(rows) for rows in np.split(places, stops[:-1])]
+
+    def _is_long(self, slices: Sequence[_Slice]) -> bool:
+        """Whether a pack holds a text that is longer than a pack should be."""
+        return len(slices[0].token_ids[0]) > self._sizes.tokens_per_pack
 
     def _withdraw(self, call: _Call) -> None:
         """Compute no more of a call."""
@@ -224,8 +247,3 @@ def _await(call: _Call, on_done: Callable[[int], object]) -> M3Embeddings:
         missing -= len(result)
         on_done(len(result))
     return M3Embeddings.concatenate([parts[start] for start in sorted(parts)])
-
-
-def _is_long(slices: Sequence[_Slice]) -> bool:
-    """Whether a pack holds a text that is longer than a pack should be."""
-    return len(slices[0].token_ids[0]) > _TOKENS_PER_PACK

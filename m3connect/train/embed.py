@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from m3connect.embeddings import IntArray
-from m3connect.encoder.model import M3Model, Pack
+from m3connect.encoder.model import M3Model
+from m3connect.encoder.pack import Pack
 from m3connect.train.scores import Views
 
 __all__ = ["Embedder", "Precision", "sub_batches"]
@@ -42,7 +43,8 @@ class Embedder:
         lengths = np.array([len(ids) for ids in token_ids])
         order = np.argsort(-lengths, kind="stable")
         packs = [
-            self._pack([token_ids[i] for i in part]) for part in sub_batches(lengths, order, self.sub_batch_tokens)
+            Pack.of([token_ids[i] for i in part], self.device)
+            for part in sub_batches(lengths, order, self.sub_batch_tokens)
         ]
         parts = [self._run(pack, again=len(packs) > 1) for pack in packs]
         dense, weights, vectors = (torch.cat(views) for views in zip(*parts, strict=True))
@@ -54,9 +56,6 @@ class Embedder:
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.word_embeddings.weight.device
-
-    def _pack(self, token_ids: Sequence[IntArray]) -> Pack:
-        return Pack(torch.from_numpy(np.concatenate(token_ids)).to(self.device), tuple(map(len, token_ids)))
 
     def _run(self, pack: Pack, *, again: bool) -> tuple[Tensor, Tensor, Tensor]:
         if not (again and torch.is_grad_enabled()):

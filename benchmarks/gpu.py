@@ -1,0 +1,272 @@
+"""Encoding speed on a GPU at BGE-M3's size, in bfloat16: m3connect, FlagEmbedding where installed, and the GPU's limit.
+
+Both get the same checkpoint of random weights and the same texts, and take turns. See benchmarks/README.md.
+
+    python benchmarks/gpu.py --json gpu.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from encode import DEFAULT, MINI, QUERY, Shape, about_machine, make_texts
+from rich.console import Console
+from rich.table import Table
+
+import m3connect
+from m3connect.embeddings import FloatArray
+from m3connect.encoder.tokenizer import M3Tokenizer
+from m3connect.testing_checkpoints import write_checkpoint
+
+BGE_M3 = Shape(layers=24, hidden=1024, heads=16, intermediate=4096)
+"""Its vocabulary is the tokenizer's, m3-mini's by default; a larger table of embeddings changes the memory alone."""
+
+QUICK = Shape(layers=2, hidden=128, heads=2, intermediate=256)
+OURS = "m3connect"
+WITH_TOKENS = "m3connect, all views"
+TOKENISING = "tokenising alone"
+LENGTHS = (128, 512, 8192)
+MAX_LENGTH = 8192
+PEAK_TOKENS = 16384
+LEAST_COSINE = 0.999
+
+Contender = Callable[[Sequence[str]], Any]
+
+console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Texts of one length."""
+
+    name: str
+    length: int
+    texts: list[str]
+    calls: int = 1
+    """How often each contender encodes the texts in a round; times are divided by it."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the texts have."""
+        return self.length * len(self.texts)
+
+
+@dataclass(slots=True)
+class Result:
+    """What was measured of a workload."""
+
+    workload: Workload
+    seconds: dict[str, list[float]]
+    peak_flops: list[float] = field(default_factory=list)
+    """Operations a second of bare matrix products, round by round."""
+
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes that PyTorch had taken on the GPU at most, what other contenders hold not counted."""
+
+    def tokens_per_second(self, name: str) -> float:
+        """By a contender's median time."""
+        return self.workload.tokens / statistics.median(self.seconds[name])
+
+    def fraction_of_peak(self, name: str, shape: Shape) -> float:
+        """Share of the speed of bare matrix products, if all the time were that of the model's products."""
+        flops = self.tokens_per_second(name) * flops_per_token(shape, self.workload.length)
+        return flops / statistics.median(self.peak_flops)
+
+
+def flops_per_token(shape: Shape, length: int) -> int:
+    """Floating-point operations of the layers' products for one token of a text: linears, and the two of attention."""
+    return shape.linear_flops + 4 * shape.layers * shape.hidden * length
+
+
+def workloads(tokenizer: Path, lengths: Sequence[int], total: int) -> list[Workload]:
+    """Texts of each length with about `total` tokens, and one question."""
+    made = [
+        Workload(f"{length:,} tokens", length, make_texts(tokenizer, [length] * max(1, total // length)))
+        for length in lengths
+    ]
+    words = len(M3Tokenizer(tokenizer).tokenize([QUERY], MAX_LENGTH).token_ids[0])
+    return [*made, Workload("one question", words, [QUERY], calls=20)]
+
+
+def load_contenders(checkpoint: Path) -> dict[str, Contender]:
+    """Load ours and, where it is installed, FlagEmbedding in bfloat16 with its default batch size."""
+    encoder = m3connect.M3Encoder.from_pretrained(checkpoint, device="cuda")
+    tokenizer = M3Tokenizer(checkpoint)
+    contenders: dict[str, Contender] = {
+        OURS: encoder.encode,
+        WITH_TOKENS: lambda texts: encoder.encode(texts, multi_vector=True),
+        TOKENISING: lambda texts: tokenizer.tokenize(texts, MAX_LENGTH),
+    }
+    try:
+        from FlagEmbedding import BGEM3FlagModel
+    except ImportError:
+        return contenders
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        model = BGEM3FlagModel(str(checkpoint), use_fp16=False, use_bf16=True, devices=["cuda:0"])
+
+    def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
+        with contextlib.redirect_stderr(io.StringIO()):
+            return model.encode(list(texts), return_dense=True, return_sparse=True, max_length=MAX_LENGTH)
+
+    return {DEFAULT: encode, **contenders}
+
+
+def check_cosine(checkpoint: Path, encode: Contender, texts: Sequence[str]) -> float:
+    """Return the lowest cosine of a dense vector to that of float32 on the processor.
+
+    Raises:
+        ValueError: it is too low.
+    """
+    exact: FloatArray = m3connect.M3Encoder.from_pretrained(checkpoint).encode(texts).dense
+    lowest = float((exact * encode(texts).dense).sum(axis=1).min())
+    if not lowest >= LEAST_COSINE:
+        raise ValueError(f"a dense vector's cosine to float32 is {lowest:.5f}, expected at least {LEAST_COSINE}")
+    return lowest
+
+
+def matrix_flops(shape: Shape, *, repeats: int = 10) -> float:
+    """Operations a second of a layer's four linears over 16,384 tokens in bfloat16, after one run to warm up."""
+    d, inner = shape.hidden, shape.intermediate
+    sizes = [(d, 3 * d), (d, d), (d, inner), (inner, d)]
+    with torch.inference_mode():
+        pairs = [
+            (
+                torch.randn(PEAK_TOKENS, width, device="cuda", dtype=torch.bfloat16),
+                torch.randn(height, width, device="cuda", dtype=torch.bfloat16),
+            )
+            for width, height in sizes
+        ]
+        for number in range(repeats + 1):
+            if number == 1:
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+            for rows, weight in pairs:
+                torch.nn.functional.linear(rows, weight)
+        torch.cuda.synchronize()
+    return repeats * 2 * PEAK_TOKENS * sum(width * height for width, height in sizes) / (time.perf_counter() - start)
+
+
+def measure(workload: Workload, contenders: dict[str, Contender], shape: Shape, rounds: int) -> Result:
+    """Let the contenders take turns, once before the clock starts; their memory is looked at then."""
+    result = Result(workload, {name: [] for name in contenders})
+    for name, contender in contenders.items():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        contender(workload.texts)
+        result.memory[name] = torch.cuda.max_memory_allocated() - before
+    for number in range(rounds):
+        console.print(f"[dim]{workload.name}: round {number + 1} of {rounds}[/]")
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            for _ in range(workload.calls):
+                contender(workload.texts)
+            result.seconds[name].append((time.perf_counter() - start) / workload.calls)
+        result.peak_flops.append(matrix_flops(shape))
+    return result
+
+
+def show(result: Result, shape: Shape) -> None:
+    """Print a workload's table."""
+    workload = result.workload
+    table = Table(title=f"{workload.name}: {len(workload.texts):,} texts, {workload.tokens:,} tokens", min_width=78)
+    table.add_column("text to dense + sparse", no_wrap=True)
+    for column in ("tokens/s", "ms, median", "of products", "MB used"):
+        table.add_column(column, justify="right")
+    for name, seconds in result.seconds.items():
+        share = "" if name == TOKENISING else f"{result.fraction_of_peak(name, shape):.0%}"
+        table.add_row(
+            name,
+            f"{result.tokens_per_second(name):,.0f}",
+            f"{1000 * statistics.median(seconds):,.2f}",
+            share,
+            f"{result.memory[name] / 1e6:,.0f}",
+        )
+    console.print(table)
+
+
+def report(results: Sequence[Result], shape: Shape, about: dict[str, Any]) -> dict[str, Any]:
+    """Everything measured, for --json."""
+    return {
+        **about,
+        "workloads": [
+            {
+                "name": result.workload.name,
+                "texts": len(result.workload.texts),
+                "tokens": result.workload.tokens,
+                "seconds": result.seconds,
+                "tokens_per_second": {name: result.tokens_per_second(name) for name in result.seconds},
+                "matmul_flops": result.peak_flops,
+                "fraction_of_matmul": {
+                    name: result.fraction_of_peak(name, shape) for name in result.seconds if name != TOKENISING
+                },
+                "bytes_beside_weights": result.memory,
+            }
+            for result in results
+        ],
+    }
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contender runs; the median counts.")] = 5,
+    total: Annotated[int, typer.Option(min=1, help="About how many tokens the texts of a length have.")] = 524_288,
+    tokenizer: Annotated[Path, typer.Option(help="A folder with tokenizer.json.")] = MINI,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny model: shows that it runs, says nothing else.")
+    ] = False,
+) -> None:
+    """Measure encoding on the first GPU, in one process, contenders taking turns."""
+    if not torch.cuda.is_available():
+        reason = f"skipped: torch {torch.__version__} finds no GPU here, and this benchmark needs one of CUDA"
+        console.print(reason, soft_wrap=True, highlight=False)
+        if json_path is not None:
+            json_path.write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
+        return
+    shape = QUICK if quick else BGE_M3
+    about = about_machine(torch.get_num_threads(), rounds) | {"gpu": torch.cuda.get_device_name()}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(
+            folder,
+            tokenizer_folder=tokenizer,
+            layers=shape.layers,
+            hidden=shape.hidden,
+            heads=shape.heads,
+            intermediate=shape.intermediate,
+        )
+        before = torch.cuda.memory_allocated()
+        contenders = load_contenders(checkpoint)
+        for contender in contenders.values():
+            contender([QUERY])  # FlagEmbedding brings its weights to the GPU only now
+        about["bytes_of_all_weights"] = torch.cuda.memory_allocated() - before
+        about["lowest_cosine_to_float32"] = check_cosine(checkpoint, contenders[OURS], make_texts(tokenizer, [20, 200]))
+        if DEFAULT not in contenders:
+            console.print("[yellow]FlagEmbedding is not installed: m3connect is timed alone.[/]")
+        results = []
+        for workload in workloads(tokenizer, LENGTHS, min(total, 16_384) if quick else total):
+            results.append(measure(workload, contenders, shape, rounds))
+            show(results[-1], shape)
+    peak = statistics.median(np.concatenate([result.peak_flops for result in results]).tolist()) / 1e12
+    console.print(
+        f"{about['gpu']}, torch {torch.__version__}: bare products {peak:,.0f} TFLOP/s in the same rounds; weights of "
+        f"all {about['bytes_of_all_weights'] / 1e9:.2f} GB; lowest cosine to float32 "
+        f"{about['lowest_cosine_to_float32']:.5f}"
+    )
+    if json_path is not None:
+        json_path.write_text(json.dumps(report(results, shape, about), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
