@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"splitting"},
     {"store"},
     {"token_entries", "token_file"},
+    {"token_base"},
     {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding", "agreement"},
     {"flows"},
     {"base", "foreign"},

@@ -175,7 +175,7 @@ def test_bad_batches_are_refused_whole(tokens: TokenStore) -> None:
     with pytest.raises(ValueError, match="2 documents came with 3 rows"):
         tokens.put(DOCUMENTS[:2], good)
     bad = [*good.require_multi_vector()[:2], np.full((1, 16), np.nan, np.float32)]
-    with pytest.raises(ValueError, match="document 'empty' have a value that is not finite"):
+    with pytest.raises(ValueError, match=r"\(id 'empty'\): its token vectors have a value that is not finite"):
         tokens.put(DOCUMENTS, replace(good, multi_vector=tuple(bad)))
     assert len(tokens) == 0
 
@@ -252,7 +252,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     TokenStore(tmp_path).close()
     with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"m3connect token store", b'{"format": 99, "colour": "red"}')
-    with pytest.raises(CollectionMismatchError, match="fill a new folder"):
+    with pytest.raises(CollectionMismatchError, match="fill a new one"):
         TokenStore(tmp_path)
 
 
