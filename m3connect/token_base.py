@@ -204,7 +204,9 @@ class TokenStoreBase(ABC):
 
     def _check_not_readonly(self) -> None:
         if self.readonly:
-            raise ValueError(f"the token store at {self._place} was opened with readonly=True: open it without to write")
+            raise ValueError(
+                f"the token store at {self._place} was opened with readonly=True: open it without to write"
+            )
 
     def _size_problems(self, documents: Sequence[Document], lengths: Sequence[int], dim: int) -> dict[int, str]:
         sizes = [entry_bytes(length, dim, self._encoding) for length in lengths]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from store_checks import ids
 
 pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'm3connect[rerank]'")
 
 from m3connect import Document, Hit, HybridRetriever, HybridStore, MemoryStore, ThreadedStore, ingest
+from m3connect.chunking import chunk
 from m3connect.errors import CollectionMismatchError, M3ConnectError
 from m3connect.testing import FakeEncoder
 from m3connect.token_rows import ENCODINGS, Encoding
@@ -109,6 +112,47 @@ def test_ingest_refuses_a_token_store_that_cannot_take_it(encoder: FakeEncoder, 
     with TokenStore(tmp_path, readonly=True) as tokens, pytest.raises(ValueError, match="readonly=True"):
         ingest(encoder, MemoryStore(dim=16), DOCUMENTS, token_store=tokens)
     assert encoder.calls == []
+
+
+# What is deleted.
+
+
+def windows(**texts: str) -> list[Document]:
+    """Documents in windows of three words."""
+    spans = lambda text: np.array([match.span() for match in re.finditer(r"\w+", text)]).reshape(-1, 2)  # noqa: E731
+    return list(chunk([Document(*one) for one in texts.items()], spans, max_tokens=5, overlap=0))
+
+
+def test_old_windows_go_from_both_stores(store: HybridStore, encoder: FakeEncoder, tokens: TokenStore) -> None:
+    before = windows(shorter="one two three " * 4, whole="one two three " * 3, same="one two three " * 2)
+    after = windows(shorter="one two three " * 2, whole="one two three", same="one two three " * 2)
+    ingest(encoder, store, before, chunked=True, token_store=tokens)
+    assert tokens.missing(before) == []
+    report = ingest(encoder, store, after, chunked=True, token_store=tokens)
+    assert report.removed == 2 + 3
+    assert tokens.missing(after) == []
+    assert len(tokens) == store.count() == len(after)
+
+
+@pytest.mark.parametrize("kill", [0, 1])
+def test_what_a_kill_leaves_of_old_windows_goes_the_next_time(
+    encoder: FakeEncoder, tokens: TokenStore, kill: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two deletions it comes before."""
+    store = MemoryStore(dim=16)
+    ingest(encoder, store, windows(a="one two three " * 4), chunked=True, token_store=tokens)
+    after = windows(a="one two three " * 2)
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(tokens if kill == 0 else store, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(encoder, store, after, chunked=True, token_store=tokens)
+    assert store.count() == 4
+    ingest(encoder, store, after, chunked=True, token_store=tokens)
+    assert len(tokens) == store.count() == 2
 
 
 # The read path.
