@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"store"},
     {"token_entries", "token_file"},
     {"token_base"},
-    {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding", "agreement"},
+    {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding", "pool", "agreement"},
     {"flows"},
     {"base", "foreign"},
     {"awaiting", "memory", "ingestion", "retrieval"},

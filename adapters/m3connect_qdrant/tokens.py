@@ -177,8 +177,9 @@ class QdrantTokenStore(TokenStoreBase):
 
     def _delete(self, names: Sequence[str]) -> None:
         for start in range(0, len(names), _HEADS_A_REQUEST):
-            points = [point_id(name) for name in names[start : start + _HEADS_A_REQUEST]]
-            self._call("delete", points_selector=models.PointIdsList(points=points), wait=True)
+            page = names[start : start + _HEADS_A_REQUEST]
+            selector = models.PointIdsList(points=[point_id(name) for name in page])
+            self._call("delete", points_selector=selector, wait=True)
 
     def _too_large(self, name: str, size: int) -> str | None:
         needed = _point_size(name, size)
