@@ -151,6 +151,7 @@ def test_an_interrupted_caller_leaves_no_thread_behind() -> None:
 
     def interrupt() -> None:
         assert all(device.entered.acquire(timeout=WAIT) for device in devices)
+        threading.Event().wait(0.3)  # until the caller waits: Python can miss a signal that comes just before that
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         threading.Event().wait(0.5)  # the caller is told first
         for device in devices:
