@@ -231,6 +231,22 @@ def test_token_vectors_of_a_long_document_that_a_multi_vector_cannot_hold_go_in_
     assert tokens.get(documents).rows.lengths.tolist() == [1024]
 
 
+def test_ingest_sets_aside_what_a_multi_vector_cannot_hold(server: StandIn) -> None:
+    class Wide(FakeEncoder):
+        """One text has more token vectors than a server takes."""
+
+        def encode(self, texts: Any, **options: Any) -> M3Embeddings:
+            batch = super().encode(texts, **options)
+            matrices = [np.ones((2**16, 16)) if "table" in text else np.eye(2, 16) for text in texts]
+            return replace(batch, multi_vector=tuple(matrices))
+
+    store = QdrantStore(server.client(), "docs", dim=16, multi_vector=True)
+    report = ingest(Wide(), store, DOCUMENTS)
+    assert [rejected.document.id for rejected in report.rejected] == ["a"]
+    assert "at most 65535 of dimension 16" in report.rejected[0].reason
+    assert (report.stored, store.count()) == (2, 2)
+
+
 def test_an_entry_takes_a_third_more_than_in_a_file(client: QdrantClient) -> None:
     tokens = QdrantTokenStore(client, "tokens")
     tokens.put(*long_batch(["a"], rows=120))
