@@ -82,7 +82,7 @@ class EncoderPool:
             max_length: read at most this many tokens of a text; None means all that the encoders can.
 
         Returns:
-            n rows, as one encoder makes them.
+            n rows, as one encoder makes them: dense [n, d], and [t_i, d] token vectors of text i where asked for.
 
         Raises:
             ValueError: `texts` is one string, or holds something else than strings.

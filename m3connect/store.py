@@ -218,7 +218,7 @@ class AsyncHybridStore(Protocol):
 
 @runtime_checkable
 class TokenSink(Protocol):
-    """Where token vectors are put beside a store: `TokenStore` is one, and says what each method does."""
+    """Where token vectors are put beside a store; `TokenStoreBase` (token_base.py) says what each method does."""
 
     def check_writable(self, fingerprint: str | None) -> None: ...  # noqa: D102
     def missing(self, documents: Sequence[Document], *, fingerprint: str | None = None) -> list[Document]: ...  # noqa: D102

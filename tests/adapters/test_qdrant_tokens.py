@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from store_checks import ids
 from token_places import DOCUMENTS, encoded
+from typer.testing import Result
 
 from m3connect import Document, HybridRetriever, M3Embeddings, MemoryStore, SparseRows, ingest
 from m3connect.errors import CollectionMismatchError
@@ -23,7 +26,7 @@ pytest.importorskip("qdrant_client")
 
 from m3connect_qdrant import QdrantStore, QdrantTokenStore
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from qdrant_stand_in import StandIn
+from qdrant_stand_in import StandIn, listening
 
 TEXTS = [document.text for document in DOCUMENTS]
 
@@ -255,3 +258,36 @@ def test_an_entry_takes_a_third_more_than_in_a_file(client: QdrantClient) -> Non
     entry = (point.payload or {})["entry"]
     assert len(base64.b64decode(entry)) == entry_bytes(120, 1024, "int8")
     assert len(entry) == 4 * -(-entry_bytes(120, 1024, "int8") // 3)
+
+
+# The command line.
+
+
+def test_the_command_line_fills_and_reads_a_collection_on_a_server(
+    run: Callable[..., Result], server: StandIn, tmp_path: Path
+) -> None:
+    """And what `--prune` removes goes from it too."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for name, text in {"a.txt": "red apple", "b.txt": "deep blue sea", "c.txt": "blue sky"}.items():
+        (notes / name).write_text(text)
+    with listening(server) as url:
+        options = ("--store", f"qdrant:{url}", "--token-store", f"qdrant:{url}", "--collection", "notes")
+        indexed = run("index", notes, *options, "--model", "fake")
+        assert indexed.exit_code == 0, indexed.output
+        tokens = QdrantTokenStore(server.client(), "notes-tokens", readonly=True)
+        assert len(tokens) == 3
+        found = run("search", "blue sea", *options, "--model", "fake", "--rerank", "--json")
+        assert json.loads(found.stdout.splitlines()[0])["id"] == "b.txt"
+        (notes / "a.txt").unlink()
+        assert "removed    1" in run("index", notes, *options, "--model", "fake", "--prune").stdout
+        assert len(tokens) == 2
+        elsewhere = ("--store", f"qdrant:{url}", "--token-store", f"qdrant:{url}", "--collection", "nowhere")
+        assert "there is no collection" in run("search", "blue", *elsewhere, "--model", "fake", "--rerank").stderr
+
+
+@pytest.mark.parametrize("spec", ["qdrant:folder", "edge:folder", "milvus:http://localhost:19530"])
+def test_the_command_line_refuses_other_databases_for_token_vectors(run: Callable[..., Result], spec: str) -> None:
+    refused = run("search", "blue", "--store", "qdrant::memory:", "--token-store", spec, "--rerank")
+    assert refused.exit_code == 2
+    assert "expected a folder, or" in refused.stderr
