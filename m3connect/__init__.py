@@ -14,6 +14,7 @@ from m3connect.embeddings import M3Embeddings, SparseRows
 from m3connect.fusion import RRF, Dense, Sparse, Weighted
 from m3connect.ingestion import IngestReport, ingest
 from m3connect.memory import MemoryStore
+from m3connect.pool import EncoderPool
 from m3connect.retrieval import HybridRetriever
 from m3connect.store import AsyncHybridStore, Document, Encoder, Hit, HybridStore
 
@@ -27,6 +28,7 @@ __all__ = [
     "Dense",
     "Document",
     "Encoder",
+    "EncoderPool",
     "Hit",
     "HybridRetriever",
     "HybridStore",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from m3connect.embeddings import IntArray
-from m3connect.store import Document, HybridStore, document_problem
+from m3connect.store import Document, HybridStore, TokenSink, delete_documents, document_problem
 
 __all__ = ["WindowCounter", "chunk", "remove_old_windows", "window_id", "windows"]
 
@@ -96,7 +96,7 @@ class WindowCounter:
         return last
 
 
-def remove_old_windows(store: HybridStore, counts: Mapping[str, int]) -> int:
+def remove_old_windows(store: HybridStore, counts: Mapping[str, int], *, token_store: TokenSink | None = None) -> int:
     """Delete what documents left behind that had more windows before, or were whole.
 
     Windows are numbered without a gap, and the last ones are deleted first. So whatever interrupts this, the next call
@@ -105,6 +105,7 @@ def remove_old_windows(store: HybridStore, counts: Mapping[str, int]) -> int:
     Args:
         store: where the windows are.
         counts: by id, how many windows a document has now; 0 where it is whole.
+        token_store: where their token vectors are.
 
     Returns:
         How many were deleted.
@@ -116,7 +117,7 @@ def remove_old_windows(store: HybridStore, counts: Mapping[str, int]) -> int:
         if window in there and there[window].parent_id == name:
             stale += _windows_from(store, name, counts[name])
     for stop in range(len(stale), 0, -_IDS):
-        store.delete(stale[max(0, stop - _IDS) : stop])
+        delete_documents(store, stale[max(0, stop - _IDS) : stop], token_store=token_store)
     return len(stale)
 
 

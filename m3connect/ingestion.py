@@ -15,17 +15,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TextIO, TypeVar
+from typing import ParamSpec, TextIO, TypeVar
 
 from m3connect.blame import BlamingEncoder
 from m3connect.chunking import WindowCounter, remove_old_windows
 from m3connect.embeddings import M3Embeddings
 from m3connect.errors import CollectionMismatchError
 from m3connect.prepared import PreparedDocuments, prepare
-from m3connect.store import Document, Encoder, HybridStore, check_count, check_fingerprint
-
-if TYPE_CHECKING:
-    from m3connect.token_store import TokenStore
+from m3connect.store import Document, Encoder, HybridStore, TokenSink, check_count, check_fingerprint
 
 __all__ = ["IngestReport", "Rejected", "ingest"]
 
@@ -99,7 +96,7 @@ def ingest(
     progress: bool = False,
     chunked: bool = False,
     report: IngestReport | None = None,
-    token_store: TokenStore | None = None,
+    token_store: TokenSink | None = None,
 ) -> IngestReport:
     """Encode documents and store them; run again after an interruption, it goes on where it stopped.
 
@@ -125,7 +122,8 @@ def ingest(
         report: a new `IngestReport` to be filled while the run goes on, so that it can be read meanwhile, and after an
             error. The error has a note with its figures too.
         token_store: where token vectors go too, from the same pass, before their documents are stored; a stored
-            document that it lacks is encoded and stored again.
+            document that it lacks is encoded and stored again, and one with more token vectors than it takes is set
+            aside. What `chunked` deletes is deleted there too.
 
     Returns:
         What became of every document.
@@ -195,7 +193,7 @@ class _Options:
     retry_seconds: float
     chunked: bool
     rejects: TextIO | None
-    token_store: TokenStore | None
+    token_store: TokenSink | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +271,7 @@ class _Pipeline:
         """Return the ids of documents that the token store lacks, and that are not on their way into it."""
         if self._options.token_store is None:
             return set()
-        missing = self._options.token_store.missing(documents, fingerprint=self._fingerprint)
+        missing = self.retrying(self._options.token_store.missing, documents, fingerprint=self._fingerprint)
         return {document.id for document in missing}.difference(*(written.names for written in self._under_way))
 
     def _send(self, entries: _Entries, documents: PreparedDocuments, pool: ThreadPoolExecutor) -> None:
@@ -284,11 +282,18 @@ class _Pipeline:
         embeddings, failed = self._encoder.encode([document.text for document in documents])
         self.report.seconds_encoding += time.perf_counter() - started
         entries, documents = self._set_aside(failed, entries, documents)
-        problems = self._store.problems(documents, embeddings)
+        problems = self._problems(documents, embeddings)
         if problems:
             embeddings = embeddings.take([i for i in range(len(documents)) if i not in problems])
             entries, documents = self._set_aside(problems, entries, documents)
         self._upload(documents, embeddings, pool)
+
+    def _problems(self, documents: PreparedDocuments, embeddings: M3Embeddings) -> dict[int, str]:
+        """Say what the stores would refuse."""
+        problems = self._store.problems(documents, embeddings)
+        if self._options.token_store is not None:
+            problems = self._options.token_store.problems(documents, embeddings) | problems
+        return problems
 
     def _set_aside(
         self, reasons: Mapping[int, str], entries: _Entries, documents: PreparedDocuments
@@ -323,10 +328,17 @@ class _Pipeline:
         started = time.perf_counter()
         if documents and embeddings is not None:
             if self._options.token_store is not None:  # first: what the store acknowledges has its token vectors
-                self._options.token_store.put(documents, embeddings)
+                self.retrying(self._options.token_store.put, documents, embeddings)
             self.retrying(self._store.upsert, documents, embeddings)
-        removed = self.retrying(remove_old_windows, self._store, counts) if counts else 0
+        removed = self._remove_old_windows(counts) if counts else 0
         return time.perf_counter() - started, removed
+
+    def _remove_old_windows(self, counts: Mapping[str, int]) -> int:
+        return self.retrying(remove_old_windows, self._store, counts, token_store=self._options.token_store)
+
+    def _is_transient(self, error: BaseException) -> bool:
+        token_store = self._options.token_store
+        return self._store.is_transient(error) or (token_store is not None and token_store.is_transient(error))
 
     def _note_windows(self, complete: tuple[str, int] | None) -> None:
         if complete is not None:
@@ -361,11 +373,11 @@ class _Pipeline:
             self._options.rejects.flush()
 
     def retrying(self, action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do an action of the store, again where its error will pass, with growing random pauses."""
+        """Do an action of a store, again where its error will pass, with growing random pauses."""
         from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
         retrying = Retrying(
-            retry=retry_if_exception(self._store.is_transient),
+            retry=retry_if_exception(self._is_transient),
             wait=wait_random_exponential(multiplier=0.2, max=10),
             stop=stop_after_delay(self._options.retry_seconds),
             reraise=True,

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from m3connect.base import Store
 from m3connect.errors import CollectionNotFoundError, M3ConnectError
 from m3connect.filters import FilterFields
+from m3connect.token_base import TokenStoreBase
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
     from qdrant_client import QdrantClient
 
-__all__ = ["check_spec", "is_server", "open_store", "size_advice"]
+__all__ = ["check_spec", "check_token_spec", "is_server", "open_store", "open_token_store", "size_advice"]
 
 _SENSIBLE = {"qdrant": 5_000, "milvus": 20_000}
 """Documents up to which an embedded database makes sense."""
@@ -116,6 +117,51 @@ def check_spec(spec: str) -> tuple[str, str]:
     return kind, place
 
 
+@contextmanager
+def open_token_store(spec: str, collection: str, *, readonly: bool = False) -> Iterator[TokenStoreBase]:
+    """Open a token store by name and close it at the end.
+
+    Args:
+        spec: a folder, or `qdrant:http://HOST:6333` for a collection on a server; the key comes from `QDRANT_API_KEY`.
+        collection: the documents'; on a server its token vectors are in the collection with `-tokens` after its name.
+        readonly: never write; the folder or collection must be there.
+
+    Raises:
+        ValueError: the spec has none of these forms.
+        ImportError: the extra that it needs is not installed.
+        M3ConnectError: it cannot be opened.
+    """
+    if check_token_spec(spec):
+        from m3connect_qdrant import QdrantTokenStore
+
+        name = f"{collection}-tokens"
+        with closing(_connect_qdrant(spec)) as client:
+            yield _try(spec, lambda: QdrantTokenStore(client, name, readonly=readonly))
+        return
+    from m3connect.token_store import TokenStore
+
+    with TokenStore(spec, readonly=readonly) as tokens:
+        yield tokens
+
+
+def check_token_spec(spec: str) -> bool:
+    """Tell a token store on a Qdrant server from a folder.
+
+    Raises:
+        ValueError: it names another database.
+
+    Example:
+        >>> check_token_spec("tokens"), check_token_spec("qdrant:http://localhost:6333")
+        (False, True)
+    """
+    kind, _, place = spec.partition(":")
+    if kind not in _OPENERS or not place:
+        return False
+    if kind != "qdrant" or not is_server(spec):
+        raise ValueError(f"{spec!r} holds no token vectors: expected a folder, or qdrant:http://HOST:6333")
+    return True
+
+
 def size_advice(spec: str, count: int) -> str | None:
     """Say what suits a collection better that has outgrown its embedded database; None as long as it has not.
 
@@ -165,18 +211,9 @@ def _prepare(place: str, *, create: bool) -> None:
 @contextmanager
 def _open_qdrant(wanted: _Wanted) -> Iterator[Store]:
     from m3connect_qdrant import QdrantStore
-    from qdrant_client import QdrantClient
 
-    place = wanted.place
     on_server = is_server(wanted.spec)
-
-    def connect() -> QdrantClient:
-        if on_server:
-            key = os.environ.get("QDRANT_API_KEY")
-            return QdrantClient(url=place, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
-        return QdrantClient(place) if place == ":memory:" else QdrantClient(path=place)
-
-    with closing(_try(wanted.spec, connect)) as client:
+    with closing(_connect_qdrant(wanted.spec)) as client:
         yield _try(
             wanted.spec,
             lambda: QdrantStore(
@@ -188,6 +225,20 @@ def _open_qdrant(wanted: _Wanted) -> Iterator[Store]:
                 filter_fields=wanted.filter_fields if on_server else (),  # local mode has no indexes
             ),
         )
+
+
+def _connect_qdrant(spec: str) -> QdrantClient:
+    from qdrant_client import QdrantClient
+
+    place = check_spec(spec)[1]
+
+    def connect() -> QdrantClient:
+        if is_server(spec):
+            key = os.environ.get("QDRANT_API_KEY")
+            return QdrantClient(url=place, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
+        return QdrantClient(place) if place == ":memory:" else QdrantClient(path=place)
+
+    return _try(spec, connect)
 
 
 @contextmanager

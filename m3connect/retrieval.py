@@ -46,8 +46,9 @@ class HybridRetriever:
         fusion: how the store fuses its legs, unless a search says otherwise.
         depth: how many hits of the store are reranked.
         weights: of dense, sparse and multi-vector scores in the reranked score.
-        token_store: where the candidates' token vectors are, a `TokenStore`; those that it lacks are encoded again and,
-            unless it is read-only, stored. None means the store itself where it keeps them, or else encoding again.
+        token_store: where the candidates' token vectors are, a `TokenStore` or `QdrantTokenStore`; those that it lacks
+            are encoded again and, unless it is read-only, stored. None means the store itself where it keeps them, or
+            else encoding again.
 
     Example:
         >>> from m3connect import Document, MemoryStore, ingest

@@ -25,6 +25,7 @@ __all__ = [
     "Encoder",
     "Hit",
     "HybridStore",
+    "TokenSink",
     "check_batch",
     "check_count",
     "check_delete",
@@ -33,6 +34,7 @@ __all__ = [
     "check_ids",
     "check_queries",
     "content_of",
+    "delete_documents",
     "document_problem",
     "fingerprint_of",
     "raise_problems",
@@ -212,6 +214,33 @@ class AsyncHybridStore(Protocol):
     async def info(self) -> StoreInfo: ...  # noqa: D102
     async def flush(self) -> None: ...  # noqa: D102
     async def drop(self) -> None: ...  # noqa: D102
+
+
+@runtime_checkable
+class TokenSink(Protocol):
+    """Where token vectors are put beside a store; `TokenStoreBase` (token_base.py) says what each method does."""
+
+    def check_writable(self, fingerprint: str | None) -> None: ...  # noqa: D102
+    def missing(self, documents: Sequence[Document], *, fingerprint: str | None = None) -> list[Document]: ...  # noqa: D102
+    def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]: ...  # noqa: D102
+    def put(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    def delete(self, ids: Iterable[str]) -> None: ...  # noqa: D102
+    def is_transient(self, error: BaseException) -> bool: ...  # noqa: D102
+
+
+def delete_documents(store: HybridStore, ids: Sequence[str], *, token_store: TokenSink | None = None) -> None:
+    """Delete documents and their token vectors.
+
+    The token vectors go first: what an interruption leaves is found in the store, and deleted the next time.
+
+    Args:
+        store: where the documents are.
+        ids: theirs.
+        token_store: where their token vectors are.
+    """
+    if token_store is not None:
+        token_store.delete(ids)
+    store.delete(ids)
 
 
 def check_batch(documents: Sequence[Document], embeddings: M3Embeddings, *, dim: int) -> None:

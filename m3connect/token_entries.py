@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from m3connect.errors import CollectionMismatchError
 from m3connect.store import Document
-from m3connect.token_rows import Encoding, TokenRows, encode_rows
+from m3connect.token_rows import Encoding, TokenRows, encode_rows, row_bytes
 
 __all__ = [
     "SETTINGS_KEY",
     "Settings",
     "content_of",
+    "entry_bytes",
+    "head_of",
     "is_of",
     "key_of",
     "to_entries",
@@ -29,7 +32,9 @@ SETTINGS_KEY = b"m3connect token store"
 
 _FORMAT = 1
 
-_HEAD = struct.Struct("<16sfI")
+_CONTENT_BYTES = 16
+
+_HEAD = struct.Struct(f"<{_CONTENT_BYTES}sfI")
 """What an entry begins with: content fingerprint, scale, number of rows. The codes of the rows follow."""
 
 
@@ -45,23 +50,32 @@ class Settings:
     fingerprint: str | None = None
     """The encoder's; None until one has one."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return them as they are stored, in plain values."""
+        return {"format": _FORMAT, **asdict(self)}
+
     def to_bytes(self) -> bytes:
-        """Return them as they are stored."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}).encode()
+        """Return them as they are stored, in JSON."""
+        return json.dumps(self.to_dict()).encode()
 
     @classmethod
-    def from_bytes(cls, stored: bytes | memoryview) -> Settings:
-        """Read what `to_bytes` made.
+    def from_dict(cls, stored: Mapping[str, Any]) -> Settings:
+        """Read what `to_dict` made.
 
         Raises:
             CollectionMismatchError: another version of m3connect made it.
         """
-        known = json.loads(bytes(stored))
+        known = dict(stored)
         if known.pop("format") != _FORMAT:
             raise CollectionMismatchError(
-                "this token store was filled by a version of m3connect that keeps it otherwise: fill a new folder"
+                "this token store was filled by a version of m3connect that keeps it otherwise: fill a new one"
             )
         return cls(**known)
+
+    @classmethod
+    def from_bytes(cls, stored: bytes | memoryview) -> Settings:
+        """Read what `to_bytes` made; errors as for `from_dict`."""
+        return cls.from_dict(json.loads(bytes(stored)))
 
 
 def key_of(name: str) -> bytes:
@@ -72,7 +86,22 @@ def key_of(name: str) -> bytes:
 def content_of(document: Document, fingerprint: str | None) -> bytes:
     """Return the fingerprint of an entry: of this text, read by the encoder of this fingerprint."""
     content = json.dumps([fingerprint, document.text]).encode()
-    return hashlib.blake2b(content, digest_size=16).digest()
+    return hashlib.blake2b(content, digest_size=_CONTENT_BYTES).digest()
+
+
+def head_of(entry: bytes | memoryview) -> bytes:
+    """Return the content fingerprint that an entry begins with."""
+    return bytes(entry[:_CONTENT_BYTES])
+
+
+def entry_bytes(rows: int, dim: int, encoding: Encoding) -> int:
+    """Return the bytes of an entry.
+
+    Example:
+        >>> entry_bytes(120, 1024, "int8") - 120 * 1024
+        24
+    """
+    return _HEAD.size + rows * row_bytes(dim, encoding)
 
 
 def is_of(entry: bytes | memoryview, content: bytes) -> bool:

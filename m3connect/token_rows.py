@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from m3connect.embeddings import FloatArray, IntArray
 
-__all__ = ["ENCODINGS", "Encoding", "NamedRows", "TokenRows", "encode_rows", "pool_rows", "row_bytes"]
+__all__ = ["ENCODINGS", "Encoding", "NamedRows", "TokenRows", "encode_rows", "pool_rows", "pooled_length", "row_bytes"]
 
 Encoding: TypeAlias = Literal["float16", "int8", "1-bit"]
 
@@ -202,6 +202,17 @@ def pool_rows(matrix: FloatArray, factor: int) -> FloatArray:
         return matrix
     parts = [matrix[i : i + _POOLED_TOGETHER] for i in range(0, len(matrix), _POOLED_TOGETHER)]
     return np.concatenate([_pool_part(part, -(-len(part) // factor)) for part in parts])
+
+
+def pooled_length(length: int, factor: int) -> int:
+    """Return how many rows `pool_rows` leaves of so many.
+
+    Example:
+        >>> pooled_length(5, 2), pooled_length(1025, 2)
+        (3, 513)
+    """
+    whole, rest = divmod(length, _POOLED_TOGETHER)
+    return whole * -(-_POOLED_TOGETHER // factor) + -(-rest // factor)
 
 
 def _pool_part(matrix: FloatArray, groups: int) -> FloatArray:

@@ -12,6 +12,7 @@ from typer.testing import Result
 
 pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'm3connect[rerank]'")
 
+from m3connect import Document
 from m3connect.testing import FakeEncoder
 from m3connect.token_store import TokenStore
 
@@ -61,6 +62,27 @@ def test_what_index_fills_search_reads(run: Run, place: tuple[str, Path], notes:
     for hit, expected in zip(lines(found), lines(without), strict=True):
         assert hit["id"] == expected["id"]
         assert hit["score"] == pytest.approx(expected["score"], abs=0.02)
+
+
+def test_what_index_removes_goes_from_the_token_store_too(run: Run, place: tuple[str, Path], notes: Path) -> None:
+    """What `--prune` removes, and the windows that a shorter text no longer has."""
+    spec, folder = place
+    (notes / "long.txt").write_text("many words about the sea " * 20)
+    index = ("index", notes, "--store", spec, "--model", "m3-mini", "--chunk", "16", "--token-store", folder)
+    assert run(*index).exit_code == 0
+    with TokenStore(folder, readonly=True) as tokens:
+        many = len(tokens)
+    assert many > 3 + 4
+    (notes / "a.txt").unlink()
+    (notes / "long.txt").write_text("many words")
+    assert "outdated" in run(*index).stdout
+    with TokenStore(folder, readonly=True) as tokens:
+        assert len(tokens) == 4
+    assert "removed    1" in run(*index, "--prune").stdout
+    with TokenStore(folder, readonly=True) as tokens:
+        assert len(tokens) == 3
+        assert tokens.missing([Document("a.txt", "red apple")])
+        assert tokens.missing([Document("b.txt", "deep blue sea")]) == []
 
 
 def lines(result: Result) -> list[dict[str, object]]:

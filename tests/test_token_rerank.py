@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from store_checks import ids
+from token_places import make_place
 
 pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'm3connect[rerank]'")
 
 from m3connect import Document, Hit, HybridRetriever, HybridStore, MemoryStore, ThreadedStore, ingest
+from m3connect.chunking import chunk
 from m3connect.errors import CollectionMismatchError, M3ConnectError
 from m3connect.testing import FakeEncoder
+from m3connect.token_base import TokenStoreBase
 from m3connect.token_rows import ENCODINGS, Encoding
 from m3connect.token_store import TokenStore
 
@@ -32,13 +37,14 @@ BOUNDS: dict[Encoding, float] = {"float16": 1e-3, "int8": 0.02, "1-bit": 0.6}
 """How far from exact a score may be at 16 dimensions."""
 
 
-@pytest.fixture(params=ENCODINGS)
-def tokens(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TokenStore]:
-    with TokenStore(tmp_path / "tokens", encoding=request.param) as opened:
+@pytest.fixture(params=[*(("folder", encoding) for encoding in ENCODINGS), ("collection", "int8")], ids="-".join)
+def tokens(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TokenStoreBase]:
+    kind, encoding = request.param
+    with make_place(kind, tmp_path).open(encoding=encoding) as opened:
         yield opened
 
 
-def bound(tokens: TokenStore) -> float:
+def bound(tokens: TokenStoreBase) -> float:
     return BOUNDS[tokens.stats().encoding]
 
 
@@ -49,7 +55,7 @@ def scores(hits: list[Hit]) -> dict[str, float]:
 # The write path.
 
 
-def test_ingest_fills_both_stores_in_one_pass(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_ingest_fills_both_stores_in_one_pass(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     store = MemoryStore(dim=16)
     report = ingest(encoder, store, DOCUMENTS, batch_size=4, token_store=tokens)
     assert (report.stored, report.rejected) == (6, [])
@@ -61,7 +67,7 @@ def test_ingest_fills_both_stores_in_one_pass(encoder: FakeEncoder, tokens: Toke
     assert encoder.calls == []
 
 
-def test_ingest_makes_up_for_what_the_token_store_lacks(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_ingest_makes_up_for_what_the_token_store_lacks(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     store = MemoryStore(dim=16)
     ingest(encoder, store, DOCUMENTS)
     tokens.put(DOCUMENTS[:4], encoder.encode(list(TEXTS.values())[:4], multi_vector=True))
@@ -72,7 +78,7 @@ def test_ingest_makes_up_for_what_the_token_store_lacks(encoder: FakeEncoder, to
     assert tokens.missing(DOCUMENTS) == []
 
 
-def test_a_changed_text_changes_in_both_stores(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_a_changed_text_changes_in_both_stores(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     store = MemoryStore(dim=16)
     changed = [Document("apple", "a green apple"), *DOCUMENTS[1:]]
     twice = [*DOCUMENTS, *changed]
@@ -81,7 +87,7 @@ def test_a_changed_text_changes_in_both_stores(encoder: FakeEncoder, tokens: Tok
     assert tokens.missing(DOCUMENTS) == DOCUMENTS[:1]
 
 
-def test_what_the_store_acknowledged_has_its_token_vectors(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_what_the_store_acknowledged_has_its_token_vectors(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     class Watched(MemoryStore):
         def upsert(self, documents: object, embeddings: object) -> None:
             assert tokens.missing(list(documents)) == []  # type: ignore[call-overload]
@@ -92,7 +98,7 @@ def test_what_the_store_acknowledged_has_its_token_vectors(encoder: FakeEncoder,
     assert tokens.missing(DOCUMENTS) == []
 
 
-def test_a_document_that_is_set_aside_leaves_no_token_vectors(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_a_document_that_is_set_aside_leaves_no_token_vectors(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     report = ingest(encoder, MemoryStore(dim=16), [Document("", "no id"), *DOCUMENTS], token_store=tokens)
     assert len(report.rejected) == 1
     assert len(tokens) == 6
@@ -111,11 +117,54 @@ def test_ingest_refuses_a_token_store_that_cannot_take_it(encoder: FakeEncoder, 
     assert encoder.calls == []
 
 
+# What is deleted.
+
+
+def windows(**texts: str) -> list[Document]:
+    """Documents in windows of three words."""
+    spans = lambda text: np.array([match.span() for match in re.finditer(r"\w+", text)]).reshape(-1, 2)  # noqa: E731
+    return list(chunk([Document(*one) for one in texts.items()], spans, max_tokens=5, overlap=0))
+
+
+def test_old_windows_go_from_both_stores(store: HybridStore, encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
+    before = windows(shorter="one two three " * 4, whole="one two three " * 3, same="one two three " * 2)
+    after = windows(shorter="one two three " * 2, whole="one two three", same="one two three " * 2)
+    ingest(encoder, store, before, chunked=True, token_store=tokens)
+    assert tokens.missing(before) == []
+    report = ingest(encoder, store, after, chunked=True, token_store=tokens)
+    assert report.removed == 2 + 3
+    assert tokens.missing(after) == []
+    assert len(tokens) == store.count() == len(after)
+
+
+@pytest.mark.parametrize("kill", [0, 1])
+def test_what_a_kill_leaves_of_old_windows_goes_the_next_time(
+    encoder: FakeEncoder, tokens: TokenStoreBase, kill: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two deletions it comes before."""
+    store = MemoryStore(dim=16)
+    ingest(encoder, store, windows(a="one two three " * 4), chunked=True, token_store=tokens)
+    after = windows(a="one two three " * 2)
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(tokens if kill == 0 else store, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(encoder, store, after, chunked=True, token_store=tokens)
+    assert store.count() == 4
+    ingest(encoder, store, after, chunked=True, token_store=tokens)
+    assert len(tokens) == store.count() == 2
+
+
 # The read path.
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_reranked_hits_are_those_without_a_token_store(encoder: FakeEncoder, tokens: TokenStore, kept: bool) -> None:
+def test_reranked_hits_are_those_without_a_token_store(
+    encoder: FakeEncoder, tokens: TokenStoreBase, kept: bool
+) -> None:
     store = MemoryStore(dim=16, multi_vector=kept)
     ingest(encoder, store, DOCUMENTS, token_store=tokens)
     encoder.calls.clear()
@@ -133,7 +182,9 @@ def test_reranked_hits_are_those_without_a_token_store(encoder: FakeEncoder, tok
         assert [ids(hits) for hits in found] == [ids(hits) for hits in expected]
 
 
-def test_candidates_without_token_vectors_are_encoded_once_and_kept(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_candidates_without_token_vectors_are_encoded_once_and_kept(
+    encoder: FakeEncoder, tokens: TokenStoreBase
+) -> None:
     """Absent ones and stale ones alike; the scores are the same before and after."""
     store = MemoryStore(dim=16)
     ingest(encoder, store, DOCUMENTS)
@@ -155,7 +206,7 @@ def test_candidates_without_token_vectors_are_encoded_once_and_kept(encoder: Fak
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_document_that_is_deleted_during_a_search_is_left_out(
-    encoder: FakeEncoder, tokens: TokenStore, kept: bool
+    encoder: FakeEncoder, tokens: TokenStoreBase, kept: bool
 ) -> None:
     """Wherever the token vectors are."""
 
@@ -186,7 +237,7 @@ def test_a_token_store_to_be_read_is_left_as_it_is(encoder: FakeEncoder, tmp_pat
         assert len(tokens) == 2
 
 
-def test_another_models_token_vectors_are_refused(encoder: FakeEncoder, tokens: TokenStore) -> None:
+def test_another_models_token_vectors_are_refused(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     other = FakeEncoder(fingerprint="other")
     tokens.put(DOCUMENTS, other.encode(list(TEXTS.values()), multi_vector=True))
     store = MemoryStore(dim=16)
@@ -218,7 +269,7 @@ def test_every_store_reranks_with_a_token_store(store: HybridStore, encoder: Fak
 # The frameworks' retrievers, sync and async.
 
 
-def langchain(store: MemoryStore, encoder: FakeEncoder, tokens: TokenStore, *, awaited: bool) -> dict[str, float]:
+def langchain(store: MemoryStore, encoder: FakeEncoder, tokens: TokenStoreBase, *, awaited: bool) -> dict[str, float]:
     pytest.importorskip("langchain_core")
     from langchain_m3connect import M3ConnectEmbeddings, M3ConnectRetriever, M3ConnectVectorStore
 
@@ -229,7 +280,7 @@ def langchain(store: MemoryStore, encoder: FakeEncoder, tokens: TokenStore, *, a
     return {str(document.id): document.metadata["scores"]["score"] for document in documents}
 
 
-def llama_index(store: MemoryStore, encoder: FakeEncoder, tokens: TokenStore, *, awaited: bool) -> dict[str, float]:
+def llama_index(store: MemoryStore, encoder: FakeEncoder, tokens: TokenStoreBase, *, awaited: bool) -> dict[str, float]:
     pytest.importorskip("llama_index.core")
     from llama_index_m3connect import M3ConnectRetriever
 

@@ -16,6 +16,7 @@ from m3connect.foreign import ForeignLayout
 from m3connect_qdrant.layouts import LAYOUTS
 from m3connect_qdrant.settings import PROFILES, QdrantSettings, VectorSettings
 from m3connect_qdrant.store import AsyncQdrantStore, QdrantStore
+from m3connect_qdrant.tokens import QdrantTokenStore
 
 __all__ = [
     "LAYOUTS",
@@ -24,5 +25,6 @@ __all__ = [
     "ForeignLayout",
     "QdrantSettings",
     "QdrantStore",
+    "QdrantTokenStore",
     "VectorSettings",
 ]

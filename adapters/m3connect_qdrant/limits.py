@@ -13,7 +13,15 @@ from m3connect.prepared import PreparedDocuments
 from m3connect.store import Document
 from m3connect_qdrant.convert import to_payload
 
-__all__ = ["in_batches", "point_sizes", "request_size", "size_problems", "too_many_numbers", "vectors_size"]
+__all__ = [
+    "LARGEST_REQUEST",
+    "in_batches",
+    "point_sizes",
+    "request_size",
+    "size_problems",
+    "too_many_numbers",
+    "vectors_size",
+]
 
 _FLOAT_SIZE = 23
 """Bytes of a float32 in JSON with its comma, at most (like -0.012345678918063641)."""
@@ -24,7 +32,7 @@ _ID_SIZE = 40
 _BATCH_SIZE = 16 * 2**20
 """Bytes sent in one request: half of what a server takes by default, since sizes are estimates."""
 
-_LARGEST_REQUEST = 32 * 2**20
+LARGEST_REQUEST = 32 * 2**20
 """Bytes a server takes by default (`max_request_size_mb`)."""
 
 _MULTI_VECTOR_LIMIT = 2**20
@@ -52,11 +60,11 @@ def size_problems(documents: PreparedDocuments, embeddings: M3Embeddings, *, mul
                 "lower max_length, or keep token vectors in a TokenStore"
             )
     sizes = point_sizes(documents, embeddings, multi_vector=bool(matrices))
-    for i in (i for i, size in enumerate(sizes) if size > _LARGEST_REQUEST):
+    for i in (i for i, size in enumerate(sizes) if size > LARGEST_REQUEST):
         if i in reasons or i in documents.problems:
             continue
         size = sizes[i] - _payload_bound(documents, i) + _payload_size(documents[i])
-        if size > _LARGEST_REQUEST:
+        if size > LARGEST_REQUEST:
             reasons[i] = f"it takes {size / 2**20:.0f} MB, but a Qdrant server takes 32 MB a request: split the text"
     return reasons
 

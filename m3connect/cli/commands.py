@@ -27,7 +27,7 @@ from m3connect.cli.options import (
     ModelPrecision,
     Precision,
     Store,
-    TokenStorePath,
+    TokenStoreSpec,
     check_store,
     choose_store,
     load_encoder,
@@ -163,7 +163,7 @@ def index_command(
             show_default=False,
         ),
     ] = None,
-    token_store: TokenStorePath = None,
+    token_store: TokenStoreSpec = None,
     debug: Debug = False,
 ) -> None:
     """Read documents, encode them and store them.
@@ -185,7 +185,7 @@ def index_command(
     cut = cut_windows(encoder, chunk, overlap)
     with (
         open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened,
-        open_tokens(token_store) as tokens,
+        open_tokens(token_store, collection) as tokens,
     ):
         try:
             done = index_files(
@@ -250,7 +250,7 @@ def search(
         typer.Option("--group/--no-group", help="Show the best window of a long document, or every one that is found."),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a hit.")] = False,
-    token_store: TokenStorePath = None,
+    token_store: TokenStoreSpec = None,
     debug: Debug = False,
 ) -> None:
     """Find the documents that answer a question; the model must be the one that indexed them.
@@ -269,7 +269,7 @@ def search(
     condition = _usage("--filter", lambda: parse_filters(filter or []))
     with (
         open_store(choose_store(store), collection, create=False, multi_vector=None) as opened,
-        open_tokens(token_store, readonly=True) as tokens,
+        open_tokens(token_store, collection, readonly=True) as tokens,
     ):
         encoder = load_encoder(model, precision=precision)
         check_model(opened, encoder, collection=collection)

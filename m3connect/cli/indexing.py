@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from m3connect.base import Store
 from m3connect.chunking import remove_old_windows, window_id
@@ -15,10 +15,7 @@ from m3connect.cli.show import Problem
 from m3connect.filters import Or, field
 from m3connect.ingestion import IngestReport, ingest
 from m3connect.readers import ORIGIN, OnProblem, origin_of, place_of, read_documents
-from m3connect.store import Document, Encoder, document_problem
-
-if TYPE_CHECKING:
-    from m3connect.token_store import TokenStore
+from m3connect.store import Document, Encoder, TokenSink, delete_documents, document_problem
 
 __all__ = ["Cut", "Indexed", "Intake", "batches", "index_files", "prune"]
 
@@ -61,7 +58,7 @@ def index_files(
     pruning: bool = False,
     batch_size: int = 256,
     progress: bool = False,
-    token_store: TokenStore | None = None,
+    token_store: TokenSink | None = None,
 ) -> Indexed:
     """Read files, store what is new in them, and remove what is out of date.
 
@@ -73,17 +70,20 @@ def index_files(
         pruning: remove what was indexed from the same paths earlier and is no longer in the files.
         batch_size: documents that are encoded and stored together.
         progress: show a progress bar.
-        token_store: where token vectors go too; what is removed from the store stays there.
+        token_store: where token vectors go too; what is removed from the store is removed there.
     """
     problems: list[Problem] = []
-    intake = Intake(store, cut=cut, on_problem=lambda *problem: problems.append(Problem(*problem)))
+    intake = Intake(
+        store, cut=cut, on_problem=lambda *problem: problems.append(Problem(*problem)), token_store=token_store
+    )
     read = read_documents(paths, on_problem=lambda *problem: problems.append(Problem(*problem)), origins=True)
     documents = intake.documents(read)
     report = ingest(encoder, store, documents, batch_size=batch_size, progress=progress, token_store=token_store)
     outdated = intake.remove_outdated(rejected.document for rejected in report.rejected)
     pruned = None
     if pruning:
-        pruned = prune(store, paths, ids=intake.ids, troubled=[problem.source for problem in problems])
+        troubled = [problem.source for problem in problems]
+        pruned = prune(store, paths, ids=intake.ids, troubled=troubled, token_store=token_store)
     problems += [Problem(f"document {rejected.document.id!r}", 0, rejected.reason) for rejected in report.rejected]
     return Indexed(report, problems, store.count(), outdated, pruned, intake.displaced)
 
@@ -95,10 +95,12 @@ class Intake:
         store: where they go.
         cut: makes windows.
         on_problem: told of a document that is set aside because another file has its id.
+        token_store: where token vectors are; what is out of date is deleted there too.
     """
 
-    def __init__(self, store: Store, *, cut: Cut, on_problem: OnProblem) -> None:
+    def __init__(self, store: Store, *, cut: Cut, on_problem: OnProblem, token_store: TokenSink | None = None) -> None:
         self._store = store
+        self._token_store = token_store
         self._cut = cut
         self._on_problem = on_problem
         self.ids: set[str] = set()
@@ -133,7 +135,8 @@ class Intake:
         """
         kept = {name for document in rejected for name in (document.id, document.parent_id)}
         counts = [(name, count) for name, count in self._windows.items() if name not in kept]
-        return sum(remove_old_windows(self._store, dict(group)) for group in batches(counts, _TOGETHER))
+        groups = map(dict, batches(counts, _TOGETHER))
+        return sum(remove_old_windows(self._store, group, token_store=self._token_store) for group in groups)
 
     def _stored(self, names: Iterable[str]) -> dict[str, Document]:
         """Return what is stored of documents: themselves, and their first windows."""
@@ -154,7 +157,14 @@ class Intake:
         return True
 
 
-def prune(store: Store, paths: Iterable[Path], *, ids: Container[str], troubled: Iterable[str]) -> int:
+def prune(
+    store: Store,
+    paths: Iterable[Path],
+    *,
+    ids: Container[str],
+    troubled: Iterable[str],
+    token_store: TokenSink | None = None,
+) -> int:
     """Delete what was indexed from the same paths earlier and is no longer in the files, and nothing else.
 
     Args:
@@ -162,6 +172,7 @@ def prune(store: Store, paths: Iterable[Path], *, ids: Container[str], troubled:
         paths: what was read.
         ids: of everything that the files hold now.
         troubled: files and folders that could not be read whole; what came from them stays.
+        token_store: where token vectors are.
 
     Returns:
         How many were deleted.
@@ -179,13 +190,9 @@ def prune(store: Store, paths: Iterable[Path], *, ids: Container[str], troubled:
         file = PurePosixPath(origin[1])
         if unread.isdisjoint((file, *file.parents)):
             gone.append(document.id)
-    return _delete(store, gone)
-
-
-def _delete(store: Store, ids: Sequence[str]) -> int:
-    for group in batches(ids, _TOGETHER):
-        store.delete(group)
-    return len(ids)
+    for group in batches(gone, _TOGETHER):
+        delete_documents(store, group, token_store=token_store)
+    return len(gone)
 
 
 def _is_named_by_file(name: str, folder: str, file: str) -> bool:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
@@ -18,7 +17,7 @@ from rich.console import Console
 from m3connect.cli.conditions import FORMS
 from m3connect.cli.messages import message_of
 from m3connect.errors import M3ConnectError
-from m3connect.opening import check_spec
+from m3connect.opening import check_spec, check_token_spec
 
 if TYPE_CHECKING:
     from m3connect.encoder import M3Encoder
@@ -35,8 +34,9 @@ __all__ = [
     "ModelPrecision",
     "Precision",
     "Store",
-    "TokenStorePath",
+    "TokenStoreSpec",
     "check_store",
+    "check_token_store",
     "choose_store",
     "load_encoder",
     "notes",
@@ -58,6 +58,16 @@ _LOUD = ("milvus_lite", "pymilvus")
 """Libraries that log a traceback beside the error they raise."""
 
 _P = ParamSpec("_P")
+
+
+def check_token_store(spec: str | None) -> str | None:
+    """Refuse the name of a token store before any work begins."""
+    if spec is not None:
+        try:
+            check_token_spec(spec)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return spec
 
 
 def check_store(spec: str | None) -> str | None:
@@ -89,14 +99,15 @@ Filters = Annotated[
     list[str] | None,
     typer.Option("--filter", "--where", metavar="CONDITION", help=f"{FORMS}. May be repeated, and then all must hold."),
 ]
-TokenStorePath = Annotated[
-    Path | None,
+TokenStoreSpec = Annotated[
+    str | None,
     typer.Option(
         "--token-store",
         metavar="FOLDER",
+        callback=check_token_store,
         show_default=False,
         help="A folder with the documents' token vectors in int8, for reranking: `index` fills it in the same pass, "
-        "`search --rerank` reads it instead of encoding candidates again.",
+        "`search --rerank` reads it instead of encoding candidates again. Or qdrant:URL, for a collection on a server.",
     ),
 ]
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from m3connect.base import Store
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
 from m3connect.filters import FieldKind
-from m3connect.opening import check_spec, open_store
+from m3connect.opening import check_spec, open_store, open_token_store
 from m3connect.store import Encoder
-
-if TYPE_CHECKING:
-    from m3connect.token_store import TokenStore
+from m3connect.token_base import TokenStoreBase
 
 __all__ = ["check_model", "open_for_index", "open_tokens"]
 
 
-def open_tokens(path: Path | None, *, readonly: bool = False) -> AbstractContextManager[TokenStore | None]:
-    """Open the folder of token vectors that was named, if one was."""
-    if path is None:
-        return nullcontext()
-    from m3connect.token_store import TokenStore
-
-    return TokenStore(path, readonly=readonly)
+def open_tokens(
+    spec: str | None, collection: str, *, readonly: bool = False
+) -> AbstractContextManager[TokenStoreBase | None]:
+    """Open the token store that was named, if one was."""
+    return nullcontext() if spec is None else open_token_store(spec, collection, readonly=readonly)
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from edge_helpers import marked, one, run_elsewhere
 from store_checks import random_documents, random_embeddings
 
+from m3connect import M3Embeddings, SparseRows
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, M3ConnectError
 
 pytest.importorskip("qdrant_edge")
@@ -253,3 +255,13 @@ def test_a_point_that_lost_its_fingerprint_is_encoded_again_and_stops_nothing(pa
         lost = UpdateOperation.delete_payload([point_id("doc-000")], ["fingerprint"])
         store._folder.ask("update", operation=lost)
         assert list(store.fingerprints(["doc-000", "doc-001"])) == ["doc-001"]
+
+
+def test_more_token_vectors_than_a_server_takes_are_kept(path: Path) -> None:
+    """A server refuses 1,024 vectors of 1,024 dimensions (docs/reranking.md)."""
+    matrix = np.tile(np.eye(1024, dtype=np.float32), (2, 1))
+    long = M3Embeddings(np.eye(1, 1024, dtype=np.float32), SparseRows.empty(1), (matrix,))
+    with EdgeStore(path, dim=1024, multi_vector=True) as store:
+        store.upsert(one(), long)
+        (kept,) = store.get_embeddings([document.id for document in one()]).require_multi_vector()
+    np.testing.assert_array_equal(kept, matrix)
