@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import statistics
 import tempfile
 import time
@@ -21,7 +20,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from encode import DEFAULT, MINI, QUERY, Shape, about_machine, make_texts
+from encode_bench.contenders import FLAG
+from encode_bench.reporting import about_machine
+from encode_bench.workloads import MINI, QUERY, WHOLE, Shape, make_texts
+from machine import write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +32,6 @@ from m3connect.embeddings import FloatArray
 from m3connect.encoder.tokenizer import M3Tokenizer
 from m3connect.testing_checkpoints import write_checkpoint
 
-BGE_M3 = Shape(layers=24, hidden=1024, heads=16, intermediate=4096)
 """Its vocabulary is the tokenizer's, m3-mini's by default; a larger table of embeddings changes the memory alone."""
 
 QUICK = Shape(layers=2, hidden=128, heads=2, intermediate=256)
@@ -120,7 +121,7 @@ def load_contenders(checkpoint: Path) -> dict[str, Contender]:
         with contextlib.redirect_stderr(io.StringIO()):
             return model.encode(list(texts), return_dense=True, return_sparse=True, max_length=MAX_LENGTH)
 
-    return {DEFAULT: encode, **contenders}
+    return {FLAG: encode, **contenders}
 
 
 def check_cosine(checkpoint: Path, encode: Contender, texts: Sequence[str]) -> float:
@@ -233,9 +234,9 @@ def main(
         reason = f"skipped: torch {torch.__version__} finds no GPU here, and this benchmark needs one of CUDA"
         console.print(reason, soft_wrap=True, highlight=False)
         if json_path is not None:
-            json_path.write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
+            write_report(json_path, {"skipped": reason})
         return
-    shape = QUICK if quick else BGE_M3
+    shape = QUICK if quick else WHOLE
     about = about_machine(torch.get_num_threads(), rounds) | {"gpu": torch.cuda.get_device_name()}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(
@@ -252,7 +253,7 @@ def main(
             contender([QUERY])  # FlagEmbedding brings its weights to the GPU only now
         about["bytes_of_all_weights"] = torch.cuda.memory_allocated() - before
         about["lowest_cosine_to_float32"] = check_cosine(checkpoint, contenders[OURS], make_texts(tokenizer, [20, 200]))
-        if DEFAULT not in contenders:
+        if FLAG not in contenders:
             console.print("[yellow]FlagEmbedding is not installed: m3connect is timed alone.[/]")
         results = []
         for workload in workloads(tokenizer, LENGTHS, min(total, 16_384) if quick else total):
@@ -265,7 +266,7 @@ def main(
         f"{about['lowest_cosine_to_float32']:.5f}"
     )
     if json_path is not None:
-        json_path.write_text(json.dumps(report(results, shape, about), indent=1) + "\n", encoding="utf-8")
+        write_report(json_path, report(results, shape, about))
 
 
 if __name__ == "__main__":

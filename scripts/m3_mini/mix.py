@@ -71,6 +71,24 @@ class Settings:
     seed: int = 0
 
 
+SECOND_STAGE = Settings(
+    seed=1,
+    later_from=0,
+    later_shares={
+        "translations": 0.36,
+        "everyday": 0.18,
+        "gathered": 0.12,
+        "questions": 0.10,
+        "questions_across": 0.06,
+        "quotes": 0.04,
+        "news": 0.05,
+        "abstracts": 0.01,
+        "sketches": 0.08,
+    },
+)
+"""What the second stage learns from."""
+
+
 class Mix:
     """Batches for `m3connect.train`."""
 
