@@ -36,7 +36,7 @@ _MakeProduct: TypeAlias = Callable[[], _Product]
 """Returns a product with a buffer of its own, so that several threads may each have one."""
 
 _ROWS = 1024
-"""Document tokens in a product of floats: 4 MB at BGE-M3's size, since fresh memory costs time; twice as many integers."""
+"""Document tokens in a product of floats, 4 MB at BGE-M3's size: fresh memory costs time. Twice as many integers."""
 
 _MOST_THREADS = 16
 
