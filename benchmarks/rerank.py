@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -34,6 +35,9 @@ from m3connect.token_rows import ENCODINGS, TokenRows, encode_rows, pool_rows, r
 
 DIM, QUERY_TOKENS, TOP_K = 1024, 32, 10
 SIZES = (100, 300, 1000)
+REST = 0.1
+"""Seconds before each turn: numpy's idle threads keep a core busy for some 25 ms after a product."""
+
 EXACT = "ours, float32"
 PEERS = {"colbert_score": "FlagEmbedding", "maxsim": "sentence-transformers", "local mode": "qdrant-client"}
 """By contender, what pip installs."""
@@ -180,6 +184,7 @@ def peers(query: FloatArray, documents: Sequence[FloatArray]) -> dict[str, Conte
 def measure(n: int, rounds: int, clock: Callable[[], float]) -> Timed:
     """Check what each contender computes, then let them take turns."""
     query, documents = random_tokens(n)
+    turns = random.Random(0)
     with ExitStack() as stack:
         contenders = {**peers(query, documents), **ours(query, documents)}
         contenders |= stack.enter_context(token_store(query, documents))
@@ -191,11 +196,18 @@ def measure(n: int, rounds: int, clock: Callable[[], float]) -> Timed:
             timed.same_best[name] = best(scores) == best(exact)
         for number in range(rounds):
             console.print(f"[dim]{n} documents: round {number + 1} of {rounds}[/]")
-            for name, contender in contenders.items():
-                start = clock()
-                contender()
-                timed.seconds[name].append(clock() - start)
+            for name, contender in turns.sample([*contenders.items()], len(contenders)):
+                timed.seconds[name].append(time_rested(contender, clock))
     return timed
+
+
+def time_rested(contender: Contender, clock: Callable[[], float]) -> float:
+    """Seconds of a contender once the threads of the one before sleep, and its own are awake."""
+    time.sleep(REST)
+    contender()
+    start = clock()
+    contender()
+    return clock() - start
 
 
 def best(scores: FloatArray) -> list[int]:

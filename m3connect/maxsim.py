@@ -2,14 +2,19 @@
 
 Document tokens go by in blocks that stay in the processor's cache; each block is multiplied with the tokens of several
 queries, and only the best of each document is kept. What is stored in 8 bits or in 1 is multiplied as it is, in
-integers. This module says how; what the numbers mean says `m3connect.scoring`.
+integers. With PyTorch each thread takes blocks of its own: copying and taking maxima are a third of the work, and
+threads that meet after each operation wait for whatever else the processor does. This module says how; what the
+numbers mean says `m3connect.scoring`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
+from threading import Barrier, Lock
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -28,8 +33,13 @@ _Array: TypeAlias = npt.NDArray[Any]
 _Product: TypeAlias = Callable[[int, int], _Array]
 """Inner products [stop - start, m] of the document tokens from start to stop with m query tokens."""
 
-_ROWS = 2048
-"""Document tokens in a product: 8 MB in float32 at BGE-M3's size, 2 MB in int8."""
+_MakeProduct: TypeAlias = Callable[[], _Product]
+"""Returns a product with a buffer of its own, so that several threads may each have one."""
+
+_ROWS = 1024
+"""Document tokens in a product of floats, 4 MB at BGE-M3's size: fresh memory costs time. Twice as many integers."""
+
+_MOST_THREADS = 16
 
 _COLUMNS = 512
 """Query tokens in a product, unless one query alone has more."""
@@ -79,36 +89,85 @@ def _best_products(queries: FloatArray, documents: Matrices, lengths: IntArray) 
     if queries.shape[1] != width:
         raise ValueError(f"the query's token vectors have dimension {queries.shape[1]}, the documents' have {width}")
     if not isinstance(documents, TokenRows):
-        return _segment_maxima(_float_product(queries, _copied(documents)), lengths)
+        return _float_maxima(queries, _copied(documents), lengths)
     integers = documents.encoding != "float16" and width > 1  # of width 1, PyTorch 2.13 computes nonsense
     torch = _torch_with_fast_integers() if integers else None
     if torch is None:
-        return _segment_maxima(_float_product(queries, _decoded(documents)), lengths)
+        return _float_maxima(queries, _decoded(documents), lengths)
     scales = np.maximum(np.abs(queries).max(axis=1), 1e-30) / np.float32(127)
     codes = np.rint(queries / scales[:, None]).astype(np.int8)
-    best = _segment_maxima(_integer_product(torch, codes, documents), lengths)
+    best = _segment_maxima(lambda: _integer_product(torch, codes, documents), lengths, torch, rows=2 * _ROWS)
     if documents.encoding == "1-bit":  # the codes 0 and 1 stand for -1 and +1
         best = 2 * best - codes.sum(axis=1, dtype=np.int32)
     return np.asarray(best * scales, np.float32)
 
 
-def _segment_maxima(product: _Product, lengths: IntArray) -> _Array:
-    """The largest products [n, m] among the tokens of each document, which may lie in several blocks."""
+def _float_maxima(queries: FloatArray, read: _Reader, lengths: IntArray) -> FloatArray:
+    torch = _torch_with_fast_floats()
+    return _segment_maxima(lambda: _float_product(torch, queries, read), lengths, torch, rows=_ROWS)
+
+
+def _segment_maxima(make_product: _MakeProduct, lengths: IntArray, torch: ModuleType | None, *, rows: int) -> _Array:
+    """The largest products [n, m] among the tokens of each document; with PyTorch on as many threads as that has."""
     ends = np.cumsum(lengths)
-    starts = ends - lengths
-    best: _Array | None = None
-    for start in range(0, int(ends[-1]), _ROWS):
-        stop = min(start + _ROWS, int(ends[-1]))
-        products = product(start, stop)
-        if best is None:
-            least = -np.inf if products.dtype.kind == "f" else np.iinfo(products.dtype).min
-            best = np.full((len(lengths), products.shape[1]), least, products.dtype)
-        first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, stop, side="left")
-        found = np.maximum.reduceat(products, np.maximum(starts[first:last], start) - start, axis=0)
-        np.maximum(best[first:last], found, out=best[first:last])
-    if best is None:
-        raise ValueError("documents without tokens have no products")
+    blocks = iter(range(0, int(ends[-1]), rows))  # shared by all threads
+
+    def work() -> list[tuple[slice, _Array]]:
+        product = make_product()
+        return [_block_maxima(product, ends, start, rows) for start in blocks]
+
+    threads = min(torch.get_num_threads() if torch is not None else 1, _MOST_THREADS)
+    if threads == 1 or ends[-1] <= rows:
+        found = work()
+    else:
+        pool = _workers(threads)
+        running = [pool.submit(work) for _ in range(threads)]
+        found = [block for part in running for block in part.result()]
+    return _joined(found, len(lengths))
+
+
+def _block_maxima(product: _Product, ends: IntArray, start: int, rows: int) -> tuple[slice, _Array]:
+    """Which documents have tokens in the block that begins here, and their largest products."""
+    stop = min(start + rows, int(ends[-1]))
+    first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left") + 1
+    cuts = np.concatenate([[start], ends[first : last - 1]]) - start
+    return slice(int(first), int(last)), np.maximum.reduceat(product(start, stop), cuts, axis=0)
+
+
+def _joined(found: Sequence[tuple[slice, _Array]], n: int) -> _Array:
+    """Put the largest products of blocks together; a document that lies in several has the largest of them."""
+    dtype = found[0][1].dtype
+    least = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+    best = np.full((n, found[0][1].shape[1]), least, dtype)
+    for documents, maxima in found:
+        np.maximum(best[documents], maxima, out=best[documents])
     return best
+
+
+_hiring = Lock()
+
+
+def _workers(threads: int) -> Executor:
+    """Return threads that run PyTorch's operations on one thread each."""
+    with _hiring:
+        return _hired(threads, os.getpid())
+
+
+@cache
+def _hired(threads: int, process: int) -> Executor:
+    """A forked process has none of its parent's threads, so each process hires its own."""
+    import torch
+
+    def use_one_thread() -> None:
+        torch.get_num_threads()  # without it the thread's first operation would take the process-wide setting again
+        torch.set_num_threads(1)
+
+    before, ready = torch.get_num_threads(), Barrier(threads)
+    pool = ThreadPoolExecutor(threads, "m3connect-maxsim", use_one_thread)
+    for each in [pool.submit(ready.wait) for _ in range(threads)]:
+        each.result()
+    torch.set_num_threads(before)  # a worker's setting becomes the default of new threads: take that back
+    return pool
 
 
 # Where rows come from: each function gives a reader that fills an array with the tokens from start to stop.
@@ -146,8 +205,7 @@ def _decoded(documents: TokenRows) -> _Reader:
 # How rows are multiplied.
 
 
-def _float_product(queries: FloatArray, read: _Reader) -> _Product:
-    torch = _torch_with_fast_floats()
+def _float_product(torch: ModuleType | None, queries: FloatArray, read: _Reader) -> _Product:
     buffer = np.zeros((0, queries.shape[1]), np.float32)
     if torch is not None:
         padded = np.zeros((_rounded(len(queries), _LANES), queries.shape[1]), np.float32)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -103,6 +105,34 @@ def test_the_best_ten_stay_the_best_ten(engine: str, encoding: Encoding) -> None
     exact = scoring.multi_vector([query], documents)[0]
     stored = scoring.multi_vector([query], encode_rows(documents, encoding))[0]
     assert np.argsort(-stored)[:10].tolist() == np.argsort(-exact)[:10].tolist()
+
+
+@pytest.mark.parametrize("encoding", [None, *ENCODINGS])
+def test_several_threads_score_what_one_does(encoding: Encoding | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if maxsim._torch_with_onednn() is None or maxsim._torch_with_fast_integers() is None:
+        pytest.skip("this processor has no AVX-512 with VNNI")
+    monkeypatch.setattr(maxsim, "_ROWS", 16)
+    queries, documents = texts([5, 0, 9], 64), texts([0, 1, 70, 3, 0, 200, 9], 64, seed=2)
+    rows = documents if encoding is None else encode_rows(documents, encoding)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = scoring.multi_vector(queries, rows)
+        torch.set_num_threads(3)
+        together = scoring.multi_vector(queries, rows)
+        kept = torch.get_num_threads(), _threads_of_a_new_thread()
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert kept == (3, 3)
+    assert sum(thread.name.startswith("m3connect-maxsim") for thread in threading.enumerate()) >= 3
+
+
+def _threads_of_a_new_thread() -> int:
+    torch = pytest.importorskip("torch")
+    with ThreadPoolExecutor(1) as pool:
+        return int(pool.submit(torch.get_num_threads).result())
 
 
 def test_what_is_integer_is_not_decoded(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
