@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from m3connect.embeddings import IntArray
+from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder import M3Encoder
 
 from .corpus import Corpus
@@ -18,6 +18,9 @@ WINDOW = 256
 """Tokens of a piece of a long text."""
 
 NEIGHBOURS = 24
+
+QUESTION = ("?", "？", "؟", "՞", ";")
+"""What questions end with."""
 
 FEWEST = 100
 """Languages with fewer everyday sentences make no passages of them."""
@@ -64,6 +67,15 @@ class Material:
     windows: list[IntArray]
     """Pieces of English stories."""
 
+    asked: list[list[int]]
+    """Which sentences of each of `by_language` are questions."""
+
+    rarity: FloatArray
+    """[v] of each piece, from 0 for the most frequent."""
+
+    other_case: IntArray
+    """[v] the piece that differs only in being written with a capital, or without; else the piece itself."""
+
 
 def read_material(corpus: Corpus, tokenizer: Tokenizer, initial: Path) -> Material:
     """Turn the text into token ids.
@@ -79,17 +91,42 @@ def read_material(corpus: Corpus, tokenizer: Tokenizer, initial: Path) -> Materi
     flat = encode(tokenizer, (text for english, foreign in corpus.tatoeba.items() for text in (english, *foreign)))
     ends = np.cumsum([1 + len(foreign) for foreign in corpus.tatoeba.values()]).tolist()
     sizes = [1 + len(foreign) for foreign in corpus.tatoeba.values()]
+    by_language = _by_language(corpus)
+    texts = [(english, *foreign) for english, foreign in corpus.tatoeba.items()]
     return Material(
         languages=list(corpus.train),
         rows={language: encode(tokenizer, texts) for language, texts in corpus.train.items()},
         documents=corpus.documents,
         everyday=[flat[end - size : end] for end, size in zip(ends, sizes, strict=True)],
-        by_language=_by_language(corpus),
+        by_language=by_language,
+        asked=[
+            [number for number, (group, place) in enumerate(rows) if texts[group][place].rstrip().endswith(QUESTION)]
+            for rows in by_language
+        ],
+        rarity=_rarity(flat, tokenizer.get_vocab_size()),
+        other_case=_other_case(tokenizer),
         same_language=_answered(same, tokenizer, encoder),
         across=_answered(across, tokenizer, encoder),
         abstracts=_answered(corpus.abstracts, tokenizer, encoder),
         windows=[part for story in encode(tokenizer, corpus.stories) for part in _cut(story)],
     )
+
+
+def _rarity(texts: list[IntArray], vocabulary: int) -> FloatArray:
+    counts = np.bincount(np.concatenate(texts), minlength=vocabulary)
+    return np.log((1 + counts.max()) / (1 + counts)).astype(np.float32)
+
+
+def _other_case(tokenizer: Tokenizer) -> IntArray:
+    vocabulary = tokenizer.get_vocab()
+    swapped = np.arange(tokenizer.get_vocab_size())
+    for piece, number in vocabulary.items():
+        mark, word = piece[:1], piece[1:]
+        if mark == "\u2581" and word.istitle():
+            other = vocabulary.get(mark + word.lower())
+            if other is not None:
+                swapped[[number, other]] = other, number
+    return swapped
 
 
 def _by_language(corpus: Corpus) -> list[list[tuple[int, int]]]:

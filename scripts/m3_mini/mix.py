@@ -1,4 +1,4 @@
-"""What `m3-mini` learns from at each step: pairs of nine kinds, a pure function of the seed and the step."""
+"""What `m3-mini` learns from at each step: pairs of ten kinds, a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Settings:
             "news": 0.08,
             "abstracts": 0.02,
             "sketches": 0.0,
+            "asked": 0.0,
         }
     )
     later_from: int = 1_200
@@ -47,6 +48,7 @@ class Settings:
             "news": 0.05,
             "abstracts": 0.01,
             "sketches": 0.0,
+            "asked": 0.0,
         }
     )
     sizes: Mapping[str, int] = field(
@@ -60,6 +62,7 @@ class Settings:
             "news": 32,
             "abstracts": 24,
             "sketches": 192,
+            "asked": 96,
         }
     )
     dropped: float = 0.15
@@ -75,15 +78,16 @@ SECOND_STAGE = Settings(
     seed=1,
     later_from=0,
     later_shares={
-        "translations": 0.36,
-        "everyday": 0.18,
-        "gathered": 0.12,
-        "questions": 0.10,
-        "questions_across": 0.06,
-        "quotes": 0.04,
-        "news": 0.05,
+        "translations": 0.30,
+        "everyday": 0.15,
+        "gathered": 0.09,
+        "questions": 0.08,
+        "questions_across": 0.05,
+        "quotes": 0.03,
+        "news": 0.04,
         "abstracts": 0.01,
         "sketches": 0.08,
+        "asked": 0.18,
     },
 )
 """What the second stage learns from."""
@@ -105,6 +109,7 @@ class Mix:
             "news": self._news,
             "abstracts": lambda size, random: self._questions(material.abstracts, size, random),
             "sketches": self._sketches,
+            "asked": self._asked,
         }
 
     def batch(self, step: int, *, rank: int, world_size: int) -> Batch:
@@ -176,6 +181,47 @@ class Mix:
             sentence = self._material.everyday[group][number]
             pairs.append((_thin(sentence, 0.5, random), _thin(sentence, 0.8, random)))
         return pairs
+
+    def _asked(self, size: int, random: np.random.Generator) -> Pairs:
+        """Questions made of how a question begins and of rare words of a passage, English in most batches.
+
+        A quarter are real questions to themselves, so that what all questions share leads nowhere.
+        """
+        number = 0 if random.random() < 0.6 else int(random.integers(len(self._material.by_language)))
+        language, asked = self._material.by_language[number], self._material.asked[number]
+        texts = [self._material.everyday[group][place] for group, place in language]
+        pairs = []
+        for _ in range(size):
+            question = texts[asked[int(random.integers(len(asked)))]] if asked else texts[0][:0]
+            if asked and random.random() < 0.25:
+                pairs.append((_thin(question, 0.6, random), question))
+                continue
+            passage = self._passage(texts, random, english=number == 0)
+            begin = question[: int(random.integers(1, 5))]
+            words = self._rare_words(passage, random)
+            pairs.append((np.concatenate([begin, *words, question[-1:]]), passage))
+        return pairs
+
+    def _passage(self, texts: list[IntArray], random: np.random.Generator, *, english: bool) -> IntArray:
+        """A part of an English story or of news, or one to three everyday sentences of a language."""
+        kind = random.random() if english else 1.0
+        if kind < 0.25:
+            window = self._material.windows[int(random.integers(len(self._material.windows)))]
+            start = int(random.integers(len(window) - 48))
+            return window[start : start + int(random.integers(24, 128))]
+        if kind < 0.5:
+            document = self._material.documents[int(random.integers(len(self._material.documents)))]
+            start, count = int(random.integers(len(document))), int(random.integers(1, 4))
+            return np.concatenate([self._material.rows["eng"][row] for row in document[start : start + count]])
+        return np.concatenate([texts[int(random.integers(len(texts)))] for _ in range(int(random.integers(1, 4)))])
+
+    def _rare_words(self, passage: IntArray, random: np.random.Generator) -> list[IntArray]:
+        """One to four short pieces of a passage in any order, rare ones more often, some with other capitals."""
+        chances = self._material.rarity[passage].astype(np.float64) ** 2 + 1e-3
+        count = min(int(random.integers(1, 5)), len(passage))
+        starts = random.choice(len(passage), count, replace=False, p=chances / chances.sum())
+        words = [passage[start : start + int(random.integers(1, 4))] for start in starts]
+        return [self._material.other_case[word] if random.random() < 0.3 else word for word in words]
 
     def _gathered(self, size: int, random: np.random.Generator) -> Pairs:
         """A sentence of Tatoeba to a passage of a few sentences, one of which is its translation."""

@@ -41,6 +41,9 @@ def toy_material(scripts: ModuleType):
         across=answered(60),
         abstracts=answered(60),
         windows=texts(60, 256),
+        asked=[[1, 4, 7], [], [0]],
+        rarity=random.random(500).astype(np.float32),
+        other_case=np.arange(500),
     )
 
 
@@ -58,7 +61,11 @@ def test_a_step_has_the_same_batch_whenever_it_is_asked_for(scripts: ModuleType)
 
 
 @pytest.mark.parametrize(
-    "kind", ["translations", "everyday", "gathered", "questions", "questions_across", "quotes", "news", "abstracts"]
+    "kind",
+    [
+        *("translations", "everyday", "gathered", "questions", "questions_across", "quotes", "news", "abstracts"),
+        *("sketches", "asked"),
+    ],
 )
 def test_every_kind_of_pair_is_whole_and_short_enough(scripts: ModuleType, kind: str) -> None:
     settings = scripts.mix.Settings(shares={kind: 1.0})
