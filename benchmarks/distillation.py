@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +33,7 @@ SELF, JOINT = "self-distillation", "joint"
 MEASURE = "nDCG@10"
 MODES: tuple[Mode, ...] = ("dense", "sparse", "multi_vector", "dense_sparse", "all")
 BASE = TrainConfig(
-    steps=200,
+    steps=100,
     tokens_per_batch=8_192,
     max_passage_length=256,
     learning_rate=1e-3,
@@ -101,7 +103,10 @@ def measure(model: Path, dataset: Dataset) -> Scores:
 
 
 def run_arm(model: Path, sources: Sequence[Path], dataset: Dataset, config: TrainConfig) -> Scores:
-    """Train once, and evaluate."""
+    """Train once, with one thread, and evaluate."""
+    import torch
+
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         return measure(train(model, sources, folder, config=config), dataset)
 
@@ -168,25 +173,28 @@ def main(
     pairs: Annotated[Path, typer.Option(help='Rows {"query", "pos", "lang"}, .jsonl or .jsonl.gz.')],
     model: Annotated[Path, typer.Option(help="The folder of the model that every run begins with.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a run.")] = 200,
-    share: Annotated[int, typer.Option(min=2, help="One passage in so many is held out.")] = 5,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a run.")] = 100,
+    share: Annotated[int, typer.Option(min=2, help="One passage in so many is held out.")] = 10,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time, of one thread each.")] = 2,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
 ) -> None:
     """Train by self-knowledge distillation, by the joint loss and by each head's own, and compare what comes out."""
-    import torch
-
-    torch.set_num_threads(threads)
     training, held = split(read_pairs(pairs), share=share)
     dataset = held_out_set(held)
-    runs: dict[str, list[Scores]] = {arm: [] for arm in ARMS}
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+    ):
         sources = write_sources(training, Path(folder))
+        started = {  # all arms of a seed see the same batches
+            (arm, seed): pool.submit(run_arm, model, sources, dataset, replace(config, seed=seed, steps=steps))
+            for seed in range(seeds)
+            for arm, config in ARMS.items()
+        }
         before = measure(model, dataset)
-        for seed in range(seeds):  # all arms of a seed see the same batches
-            for arm, config in ARMS.items():
-                console.print(f"[dim]seed {seed + 1} of {seeds}: {arm}[/]")
-                runs[arm].append(run_arm(model, sources, dataset, replace(config, seed=seed, steps=steps)))
+        for done, _ in enumerate(as_completed(started.values()), 1):
+            console.print(f"[dim]{done} of {len(started)} runs[/]")
+        runs = {arm: [started[arm, seed].result() for seed in range(seeds)] for arm in ARMS}
     show(before, runs)
     comparisons = {
         f"{arm} against {other}": compare(runs[arm], runs[other])

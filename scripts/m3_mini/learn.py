@@ -65,8 +65,8 @@ SPARSE_SCALE = 3.0
 """What sparse scores are multiplied by, so that the paper's weights (1, 0.3, 1) become those that fit, (1, 1, 1)."""
 
 LEARNED = 0.85
-"""The share of the trained weights, the rest being the initial ones (arXiv 2109.01903): questions to passages gain in all
-views, and sentences lose nothing."""
+"""The share of the trained weights, the rest being the initial ones (arXiv 2109.01903): questions to passages gain, and
+sentences lose nothing."""
 
 AVERAGED = 4
 """Checkpoints whose mean is the model: the last 150 steps."""

@@ -19,7 +19,7 @@ WINDOW = 256
 
 NEIGHBOURS = 24
 
-QUESTION = ("?", "？", "؟", "՞", ";")
+QUESTION = ("?", "\uff1f", "\u061f", "\u055e", ";")
 """What questions end with."""
 
 FEWEST = 100
@@ -114,7 +114,7 @@ def read_material(corpus: Corpus, tokenizer: Tokenizer, initial: Path) -> Materi
 
 def _rarity(texts: list[IntArray], vocabulary: int) -> FloatArray:
     counts = np.bincount(np.concatenate(texts), minlength=vocabulary)
-    return np.log((1 + counts.max()) / (1 + counts)).astype(np.float32)
+    return np.asarray(np.log((1 + counts.max()) / (1 + counts)), np.float32)
 
 
 def _other_case(tokenizer: Tokenizer) -> IntArray:
