@@ -66,6 +66,8 @@ def our_step(load: Load, *, split: bool) -> tuple[torch.nn.Module, Callable[[], 
     """m3connect's model, and what computes its gradients."""
     torch.manual_seed(0)
     model = M3Model(ModelConfig(load.vocabulary, load.hidden, load.layers, 4, 4 * load.hidden, 514, 1, 1, 1e-5))
+    for table in (model.word_embeddings, model.position_embeddings, model.token_type_embeddings):
+        torch.nn.init.normal_(table.weight)
     model.word_embeddings.sparse = model.position_embeddings.sparse = True  # as the loop does
     budget = load.sub_batch_tokens if split else 1 << 40
     embedder = Embedder(model, np.arange(4), budget)

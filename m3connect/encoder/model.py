@@ -32,9 +32,9 @@ class M3Model(nn.Module):
         super().__init__()
         d = config.hidden_size
         self.pad_token_id = config.pad_token_id
-        self.word_embeddings = nn.Embedding(config.vocab_size, d)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, d)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
+        self.word_embeddings = _table(config.vocab_size, d)
+        self.position_embeddings = _table(config.max_position_embeddings, d)
+        self.token_type_embeddings = _table(config.type_vocab_size, d)
         self.embedding_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.sparse_linear = nn.Linear(d, 1)
@@ -68,6 +68,11 @@ class M3Model(nn.Module):
         before = counted[pack.starts] - real[pack.starts]
         ranks = counted - pack.repeat(before)
         return ranks * real + self.pad_token_id
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Return an embedding without values yet: to draw some on the meta device, torch would import 70 MB of libraries."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 class Layer(nn.Module):
