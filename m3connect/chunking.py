@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 
+from m3connect.document_checks import document_problem
 from m3connect.embeddings import IntArray
-from m3connect.store import Document, HybridStore, TokenSink, delete_documents, document_problem
+from m3connect.store import Document, HybridStore, TokenSink, delete_documents
 
 __all__ = ["WindowCounter", "chunk", "remove_old_windows", "window_id", "windows"]
 

@@ -8,8 +8,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from m3connect.document_checks import document_problem
 from m3connect.embeddings import M3Embeddings
-from m3connect.store import LARGEST_TOKEN_ID, Document, check_batch, content_of, document_problem, fingerprint_of
+from m3connect.store import LARGEST_TOKEN_ID, Document, check_batch, content_of, fingerprint_of
 
 __all__ = ["PreparedDocuments", "find_problems", "prepare"]
 

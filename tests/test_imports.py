@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"scoring", "fusion", "filters"},
     {"splitting"},
     {"store"},
-    {"token_entries", "token_file"},
+    {"document_checks", "token_entries", "token_file"},
     {"token_base"},
     {"blame", "points", "prepared", "search", "token_store", "chunking", "encoding", "pool", "agreement"},
     {"flows"},

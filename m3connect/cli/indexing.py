@@ -12,10 +12,11 @@ from typing import TypeAlias, TypeVar
 from m3connect.base import Store
 from m3connect.chunking import remove_old_windows, window_id
 from m3connect.cli.show import Problem
+from m3connect.document_checks import document_problem
 from m3connect.filters import Or, field
 from m3connect.ingestion import IngestReport, ingest
 from m3connect.readers import ORIGIN, OnProblem, origin_of, place_of, read_documents
-from m3connect.store import Document, Encoder, TokenSink, delete_documents, document_problem
+from m3connect.store import Document, Encoder, TokenSink, delete_documents
 
 __all__ = ["Cut", "Indexed", "Intake", "batches", "index_files", "prune"]
 

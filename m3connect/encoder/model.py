@@ -71,8 +71,8 @@ class M3Model(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """Return an embedding without values yet: to draw some on the meta device, torch would import 70 MB of libraries."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    """Return an embedding without values: to draw some on the meta device, torch would import 70 MB of libraries."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Layer(nn.Module):
