@@ -33,6 +33,6 @@ def main(folder: Path, question: str, database: Path) -> None:
 if __name__ == "__main__":
     with TemporaryDirectory() as temporary:
         given = Path(sys.argv[1]) if len(sys.argv) > 1 else make_files(Path(temporary))
-        asked = sys.argv[2] if len(sys.argv) > 2 else "What is bread made of?"
+        asked = sys.argv[2] if len(sys.argv) > 2 else "How much salt is in the bread?"
         with TemporaryDirectory() as databases:
             main(given, asked, Path(databases, "qdrant"))

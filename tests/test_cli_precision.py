@@ -57,4 +57,4 @@ def test_the_commands_take_a_precision(tmp_path: Path) -> None:
     exact = CliRunner().invoke(app, ["encode"], input="Bees make honey.\n")
     dense, expected = (json.loads(one.stdout)["dense"] for one in (result, exact))
     assert dense != expected
-    assert dense == pytest.approx(expected, abs=0.01)
+    assert dense == pytest.approx(expected, abs=0.02)

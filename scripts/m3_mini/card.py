@@ -30,12 +30,13 @@ network. **For real work use [BAAI/bge-m3](https://huggingface.co/BAAI/bge-m3)**
 - **Initialised** by cross-lingual latent semantic analysis of aligned sentences: before any training, `<s>` already
   holds the mean of the tokens' vectors, weighed by rarity.
 - **Trained** with `m3connect.train` by self-knowledge distillation: {steps:,} steps at temperature {temperature:g} with
-  a learning rate of {rate:g} ({embedding_rate:g} for word embeddings), then {more_steps:,} at {second_temperature:g}
-  with {low_rate:g} ({low_embedding_rate:g}) and a weight of {sparse_weight:g} in place of 0.1 for the sparse loss. The
-  model is the mean of the last {averaged} checkpoints, {interval} steps apart, with {initial:.0%} of the initial
-  weights. What all texts have in common was taken from the vectors in part, and sparse scores are multiplied by
-  {scale:g}, so that the paper's weights fit. Each step has pairs of one kind, with only each other's passages as
-  negatives; every text loses {dropped:.0%} of its tokens at random:
+  a learning rate of {rate:g} ({embedding_rate:g} for word embeddings); from there {runs} runs with different mixes,
+  {more_steps:,} steps at {second_temperature:g} with {low_rate:g} ({low_embedding_rate:g}) and a weight of
+  {sparse_weight:g} in place of 0.1 for the sparse loss. The model is the mean of the last {averaged} checkpoints of
+  each run, {interval} steps apart, with {initial:.0%} of the initial weights. What all texts have in common was taken
+  from the vectors in part, and sparse scores are multiplied by {scale:g}, so that the paper's weights fit. Each step
+  has pairs of one kind, with only each other's passages as negatives; every text loses {dropped:.0%} of its tokens at
+  random:
 
 {mix}
 
@@ -130,6 +131,7 @@ def model_card(before: Report, after: Report, corpus: Corpus) -> str:
         steps=FIRST.steps,
         temperature=FIRST.temperature,
         second_temperature=SECOND.temperature,
+        runs=len(SECOND_STAGE),
         initial=1 - LEARNED,
         scale=SPARSE_SCALE,
         everyday_count=len(EVERYDAY.read_text(encoding="utf-8").splitlines()),
@@ -170,13 +172,13 @@ def model_card(before: Report, after: Report, corpus: Corpus) -> str:
 
 
 def _mix_table(settings: Settings) -> str:
-    stages = [settings.shares, settings.later_shares, SECOND_STAGE.later_shares]
+    stages = [settings.shares, settings.later_shares, *(run.later_shares for run in SECOND_STAGE)]
     lines = [
         f"  | {' | '.join(f'{stage.get(kind, 0):.0%}' for stage in stages)} | {settings.sizes[kind]} | {_KINDS[kind]} |"
         for kind in settings.shares
     ]
-    titles = f"  | first {settings.later_from:,} steps | then | second stage | pairs | kind |"
-    return "\n".join([titles, "  |---|---|---|---|---|", *lines])
+    titles = f"  | first {settings.later_from:,} steps | then | run 1 | run 2 | pairs | kind |"
+    return "\n".join([titles, "  |---|---|---|---|---|---|", *lines])
 
 
 def _translation_table(before: Report, after: Report) -> str:

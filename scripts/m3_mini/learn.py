@@ -64,12 +64,12 @@ a point of dense."""
 SPARSE_SCALE = 3.0
 """What sparse scores are multiplied by, so that the paper's weights (1, 0.3, 1) become those that fit, (1, 1, 1)."""
 
-LEARNED = 0.85
+LEARNED = 0.9
 """The share of the trained weights, the rest being the initial ones (arXiv 2109.01903): questions to passages gain, and
 sentences lose nothing."""
 
 AVERAGED = 4
-"""Checkpoints whose mean is the model: the last 150 steps."""
+"""Checkpoints of each run of the second stage whose mean is the model: the last 150 steps."""
 
 FAMILIAR = 128
 """Positions from here on were trained on few texts but still trained; those that no text reached get their mean."""
@@ -84,15 +84,18 @@ def learn(initial: Path, run: Path, corpus: Corpus, out: Path) -> None:
         model, _ = load_for_training(first)
         centre(model, material, *BEFORE_SECOND)
         save_model(model, centred, source=initial, dtype=torch.half)
-    train(centred, Mix(material, SECOND_STAGE), run / "second", config=SECOND, progress=True)
-    finish(sorted((run / "second").glob("checkpoint-*")), material, initial, out)
+    last: list[Path] = []
+    for number, settings in enumerate(SECOND_STAGE):
+        train(centred, Mix(material, settings), run / f"second-{number}", config=SECOND, progress=True)
+        last += sorted((run / f"second-{number}").glob("checkpoint-*"))[-AVERAGED:]
+    finish(last, material, initial, out)
 
 
 def finish(checkpoints: Sequence[Path], material: Material, initial: Path, out: Path) -> None:
-    """Write the mean of the last checkpoints to `out`, with some of `initial`, centred, its sparse scores in scale."""
-    model = average(checkpoints[-AVERAGED:])
+    """Write the mean of checkpoints to `out`, with some of `initial`, centred, its sparse scores in scale."""
+    model = average(checkpoints)
     blend(model, load_for_training(initial)[0], LEARNED)
-    extend_positions(model, SECOND_STAGE.passage_tokens + 2)
+    extend_positions(model, SECOND_STAGE[0].passage_tokens + 2)
     centre(model, material, *AT_THE_END)
     scale_sparse(model, SPARSE_SCALE)
     save_model(model, out, source=initial, dtype=torch.half)

@@ -74,23 +74,41 @@ class Settings:
     seed: int = 0
 
 
-SECOND_STAGE = Settings(
-    seed=1,
-    later_from=0,
-    later_shares={
-        "translations": 0.30,
-        "everyday": 0.15,
-        "gathered": 0.09,
-        "questions": 0.08,
-        "questions_across": 0.05,
-        "quotes": 0.03,
-        "news": 0.04,
-        "abstracts": 0.01,
-        "sketches": 0.08,
-        "asked": 0.18,
-    },
+SECOND_STAGE = (
+    Settings(
+        seed=1,
+        later_from=0,
+        later_shares={
+            "translations": 0.36,
+            "everyday": 0.18,
+            "gathered": 0.12,
+            "questions": 0.10,
+            "questions_across": 0.06,
+            "quotes": 0.04,
+            "news": 0.05,
+            "abstracts": 0.01,
+            "sketches": 0.08,
+        },
+    ),
+    Settings(
+        seed=1,
+        later_from=0,
+        later_shares={
+            "translations": 0.30,
+            "everyday": 0.15,
+            "gathered": 0.09,
+            "questions": 0.08,
+            "questions_across": 0.05,
+            "quotes": 0.03,
+            "news": 0.04,
+            "abstracts": 0.01,
+            "sketches": 0.08,
+            "asked": 0.18,
+        },
+    ),
 )
-"""What the second stage learns from."""
+"""What the two runs of the second stage learn from: the first one finds more translations, the other one more answers
+to short questions. The mean of their weights does both as well as the better one, or nearly."""
 
 
 class Mix:

@@ -56,16 +56,16 @@ def test_late_positions_of_a_long_text_are_as_good_as_early_ones() -> None:
         scores = scoring.multi_vector(
             question.require_multi_vector(), encoder.encode(texts, multi_vector=True).require_multi_vector()
         )[0]
-        assert scores[:2].min() > scores[2] + 0.1, repeats
+        assert scores[:2].min() > scores[2] + 0.05, repeats
 
 
 @pytest.mark.parametrize(
     ("source", "target", "least"),
     [
         ("deu", "eng", {"dense": 80, "sparse": 50, "multi_vector": 80}),
-        ("zho-CN", "eng", {"dense": 78, "multi_vector": 78}),
-        ("swa", "eng", {"dense": 75, "sparse": 55, "multi_vector": 75}),
-        ("deu", "rus", {"dense": 66, "multi_vector": 66}),
+        ("zho-CN", "eng", {"dense": 74, "multi_vector": 75}),
+        ("swa", "eng", {"dense": 68, "sparse": 55, "multi_vector": 70}),
+        ("deu", "rus", {"dense": 62, "multi_vector": 62}),
     ],
 )
 def test_translations_are_found_in_rows_it_did_not_learn(
