@@ -122,6 +122,18 @@ def printed(outcome, width=100, shown=8):
     return console.file.getvalue()
 
 
+def test_what_another_language_answers_is_shown_with_how_many_were_asked(outcome):
+    trial, asked = outcome.trials[0], outcome.corpus.of_kind("cross-language")
+    found = trial.found_first("reranked", outcome.corpus.questions, "cross-language")
+    assert 1 <= found < len(asked)
+    part = printed(outcome, shown=0).split("Answered first from another language: ")[1].split("How many answers")[0]
+    assert part.startswith(f"{found} of {len(asked)} questions")
+    best = {question: hits[0].document for question, hits in zip(outcome.corpus.questions, trial.hits["reranked"])}
+    right = [question for question in asked if best[question].id in question.answers]
+    assert len(right) == found == len(part.strip().split("\n\n")) - 1
+    assert all(best[question].id in part and question.text in " ".join(part.split()) for question in right)
+
+
 def test_the_tables_say_what_was_counted(outcome):
     text = printed(outcome)
     for trial in outcome.trials:

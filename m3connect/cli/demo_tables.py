@@ -49,6 +49,7 @@ def print_outcome(outcome: Outcome, console: Console, *, shown: int = 8) -> None
     for question in questions:
         position = corpus.questions.index(question)
         _print_question(console, question, outcome.trials[0].hits["reranked"][position][:_HITS_SHOWN])
+    _print_answered_across(console, outcome.trials[0], corpus)
     console.print()
     console.print(Rule("How many answers were found first", align="left"))
     console.print(_EXPLANATION, markup=False)
@@ -65,6 +66,23 @@ def _print_question(console: Console, question: Question, hits: Sequence[Hit]) -
     asked.no_wrap, asked.overflow = False, "fold"
     console.print(Text.assemble("\n", (f"{question.lang}, {question.kind}: ", "dim"), asked), style="bold")
     console.print(hits_table(hits, answers=question.answers))
+
+
+def _print_answered_across(console: Console, trial: Trial, corpus: Corpus) -> None:
+    """Print every question that a passage in another language answers first, with how many there are."""
+    asked = corpus.of_kind("cross-language")
+    pairs = [
+        (question, hits[0])
+        for question, hits in zip(corpus.questions, trial.hits["reranked"], strict=True)
+        if question in asked and hits and hits[0].document.id in question.answers
+    ]
+    if not asked:
+        return
+    console.print()
+    console.print(Rule(f"Answered first from another language: {len(pairs)} of {len(asked)} questions", align="left"))
+    for question, hit in pairs:
+        console.print(Text.assemble("\n", (f"{question.lang}: ", "dim"), snippet(question.text, 200)), style="bold")
+        console.print(Text.assemble((f"{hit.document.id}: ", "dim"), snippet(hit.document.text, 200)))
 
 
 def _summary(trial: Trial, corpus: Corpus) -> Table:
