@@ -128,7 +128,8 @@ def test_what_another_language_answers_is_shown_with_how_many_were_asked(outcome
     assert 1 <= found < len(asked)
     part = printed(outcome, shown=0).split("Answered first from another language: ")[1].split("How many answers")[0]
     assert part.startswith(f"{found} of {len(asked)} questions")
-    best = {question: hits[0].document for question, hits in zip(outcome.corpus.questions, trial.hits["reranked"])}
+    found_by = zip(outcome.corpus.questions, trial.hits["reranked"], strict=True)
+    best = {question: hits[0].document for question, hits in found_by}
     right = [question for question in asked if best[question].id in question.answers]
     assert len(right) == found == len(part.strip().split("\n\n")) - 1
     assert all(best[question].id in part and question.text in " ".join(part.split()) for question in right)
