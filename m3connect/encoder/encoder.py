@@ -98,7 +98,7 @@ class M3Encoder:
                 and slightly other numbers (cosines of about 0.9999 and 0.998; `m3connect compare-precision` measures
                 them on your texts). The fingerprint is the same for all, so one may ask in int8 what another wrote in
                 float32. What a processor lacks instructions for works too, but saves no time, and the log says so.
-                None means float32 on a processor and bfloat16 on a GPU, which has no int8.
+                None means float32 on a processor, and bfloat16 on a GPU that multiplies in it; none has int8.
             device: what computes: `"cpu"`, or a GPU of CUDA: `"cuda"`, or `"cuda:1"` for one of several.
 
         Raises:

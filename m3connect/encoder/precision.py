@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_precision(precision: str | None, device: torch.device) -> Precision:
-    """Return what to compute in, by default float32 on a processor and bfloat16 on a GPU.
+    """Return what to compute in, by default float32 on a processor, bfloat16 on a newer GPU.
 
     Where a precision does not pay, the log says so.
 
@@ -35,7 +35,7 @@ def choose_precision(precision: str | None, device: torch.device) -> Precision:
     """
     on_gpu = device.type == "cuda"
     if precision is None:
-        precision = "bfloat16" if on_gpu else "float32"
+        precision = "bfloat16" if on_gpu and _multiplies_bfloat16(device) else "float32"
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, but is {precision!r}")
     chosen = cast(Precision, precision)
@@ -49,11 +49,16 @@ def choose_precision(precision: str | None, device: torch.device) -> Precision:
 def _check_on_gpu(precision: Precision, device: torch.device) -> None:
     if precision == "int8":
         raise ValueError("precision 'int8' is for processors: on a GPU take 'bfloat16', its default, or 'float32'")
-    if precision == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
+    if precision == "bfloat16" and not _multiplies_bfloat16(device):
         logger.warning(
-            "precision 'bfloat16' saves memory here, but no time: %s is older than those that multiply in it",
+            "%s is older than those that multiply in bfloat16: it is slower here than 'float32', and attention needs "
+            "memory for every pair of tokens of a text",
             torch.cuda.get_device_name(device),
         )
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _check_on_processor(precision: Precision) -> None:

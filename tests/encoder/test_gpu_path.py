@@ -201,8 +201,10 @@ def test_a_gpu_without_bfloat16_is_told_of(monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with caplog.at_level(logging.WARNING):
+        assert choose_precision(None, CUDA) == "float32"
+        assert not caplog.records
         assert choose_precision("bfloat16", CUDA) == "bfloat16"
-    assert "no time: Tesla T4 is older" in caplog.text
+    assert "Tesla T4 is older than those that multiply in bfloat16" in caplog.text
 
 
 def test_packed_attention_is_taken_only_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
