@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from store_bench.contenders import Contender
-from store_bench.data import CANDIDATES, DIM, TOKEN, TOP_K, Batch, Data, Found, Kind, few, point_id
+from store_bench.data import CANDIDATES, DIM, TOKEN, TOP_K, Batch, Data, Found, Kind, few, make_payload, point_id
 
 
 class QdrantByHand(Contender):
@@ -34,15 +34,15 @@ class QdrantByHand(Contender):
         models = self._models
         points = [
             models.PointStruct(
-                id=point_id(payload["id"]),
+                id=point_id(document.id),
                 vector={
                     "dense": dense.tolist(),
                     "sparse": models.SparseVector(indices=tokens.tolist(), values=weights.tolist()),
                 },
-                payload=few(payload) if self._plain else payload,
+                payload=few(document) if self._plain else make_payload(document),
             )
-            for payload, dense, (tokens, weights) in zip(
-                batch.payloads, batch.embeddings.dense, batch.rows, strict=True
+            for document, dense, (tokens, weights) in zip(
+                batch.documents, batch.embeddings.dense, batch.rows, strict=True
             )
         ]
         self._client.upsert("docs", points, wait=True)
@@ -94,12 +94,12 @@ class EdgeByHand(Contender):
         edge = self._edge
         points = [
             edge.Point(
-                point_id(payload["id"]),
+                point_id(document.id),
                 {"dense": dense, "sparse": edge.SparseVector(tokens.tolist(), weights.tolist())},
-                few(payload) if self._plain else payload,
+                few(document) if self._plain else make_payload(document),
             )
-            for payload, dense, (tokens, weights) in zip(
-                batch.payloads, batch.embeddings.dense, batch.rows, strict=True
+            for document, dense, (tokens, weights) in zip(
+                batch.documents, batch.embeddings.dense, batch.rows, strict=True
             )
         ]
         self._shard.update(edge.UpdateOperation.upsert_points(points))
@@ -159,12 +159,12 @@ class MilvusByHand(Contender):
         """Upsert rows."""
         rows = [
             {
-                **(few(payload) if self._plain else payload),
+                **(few(document) if self._plain else make_payload(document)),
                 "dense": dense,
                 "sparse": dict(zip(tokens.tolist(), weights.tolist(), strict=True)),
             }
-            for payload, dense, (tokens, weights) in zip(
-                batch.payloads, batch.embeddings.dense, batch.rows, strict=True
+            for document, dense, (tokens, weights) in zip(
+                batch.documents, batch.embeddings.dense, batch.rows, strict=True
             )
         ]
         self._client.upsert("docs", rows)

@@ -27,13 +27,11 @@ Row: TypeAlias = tuple[IntArray, FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Documents with all that a client needs, made before any clock starts."""
+    """Documents with their vectors, made before any clock starts."""
 
     documents: list[Document]
     embeddings: M3Embeddings
     rows: list[Row]
-    payloads: list[dict[str, Any]]
-    """With the fields that m3connect derives; `PLAIN` takes three of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ def make_data(size: int, queries: int, *, seed: int = 0) -> Data:
         n = min(BATCH, size - start)
         documents = [make_document(i) for i in range(start, start + n)]
         embeddings, rows = draw_embeddings(random, n, 74)
-        batches.append(Batch(documents, embeddings, rows, [make_payload(one) for one in documents]))
+        batches.append(Batch(documents, embeddings, rows))
     asked, query_rows = draw_embeddings(random, queries, 13)
     return Data(batches, [asked[i] for i in range(queries)], query_rows)
 
@@ -88,7 +86,7 @@ def make_document(i: int) -> Document:
 
 
 def make_payload(document: Document) -> dict[str, Any]:
-    """Return the payload that m3connect stores."""
+    """Return the payload that m3connect stores, with the fields that it derives."""
     return {
         "id": document.id,
         "text": document.text,
@@ -100,9 +98,9 @@ def make_payload(document: Document) -> dict[str, Any]:
     }
 
 
-def few(payload: dict[str, Any]) -> dict[str, Any]:
+def few(document: Document) -> dict[str, Any]:
     """Return what somebody without our filters and fingerprints would store."""
-    return {name: payload[name] for name in ("id", "text", "metadata")}
+    return {"id": document.id, "text": document.text, "metadata": dict(document.metadata)}
 
 
 def point_id(name: str) -> str:

@@ -123,7 +123,7 @@ def footer(about: dict[str, Any]) -> str:
     """Say what the figures are figures of."""
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found)
     return (
-        f"'{HAND}' gets its payloads ready-made, with the fields that m3connect derives while the clock runs; "
+        f"'{HAND}' stores the fields that m3connect derives, and derives them too; "
         f"'{PLAIN}' stores id, text and metadata.\nlangchain-qdrant takes {TOP_K} candidates a leg, the others "
         f"{CANDIDATES}.\n{about['processor']}, {about['rounds']} rounds, load average "
         f"{about['load_average_before']:.1f} before; {versions}"
