@@ -290,6 +290,8 @@ class _Pipeline:
 
     def _problems(self, documents: PreparedDocuments, embeddings: M3Embeddings) -> dict[int, str]:
         """Say what the stores would refuse."""
+        if not documents:  # none could be encoded, so there are no token vectors to be looked at either
+            return {}
         problems = self._store.problems(documents, embeddings)
         if self._options.token_store is not None:
             problems = self._options.token_store.problems(documents, embeddings) | problems

@@ -12,7 +12,7 @@ import numpy as np
 from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import CollectionMismatchError
 from m3connect.store import Document, check_count, check_fingerprint, check_ids, raise_problems
-from m3connect.token_entries import Settings, content_of, entry_bytes, is_of, to_entries, to_rows
+from m3connect.token_entries import Settings, content_of, entry_bytes, is_of, is_whole, to_entries, to_rows
 from m3connect.token_rows import ENCODINGS, Encoding, NamedRows, TokenRows, encode_rows, pool_rows, pooled_length
 
 __all__ = ["Entry", "Prepared", "TokenStoreBase", "TokenStoreStats", "asked_settings"]
@@ -139,6 +139,7 @@ class TokenStoreBase(ABC):
         raise_problems(self._size_problems(documents, rows.lengths.tolist(), rows.dim), documents)
 
         def prepare(settings: Settings) -> Prepared:
+            self._take(settings, rows.encoding, self._pooling)
             self._check_model(settings, fingerprint, rows.dim)
             known = replace(settings, dim=rows.dim, fingerprint=settings.fingerprint or fingerprint)
             entries = to_entries(rows, [content_of(document, known.fingerprint) for document in documents])
@@ -166,7 +167,8 @@ class TokenStoreBase(ABC):
         """
 
         def rows_of(settings: Settings, entries: Mapping[str, Entry]) -> NamedRows:
-            found = self._fresh(settings, entries, documents, fingerprint)
+            fresh = self._fresh(settings, entries, documents, fingerprint)
+            found = {name: entry for name, entry in fresh.items() if is_whole(entry, settings)}
             return NamedRows({name: i for i, name in enumerate(found)}, to_rows(list(found.values()), settings))
 
         return self._read([document.id for document in documents], rows_of)

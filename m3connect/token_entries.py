@@ -22,6 +22,7 @@ __all__ = [
     "entry_bytes",
     "head_of",
     "is_of",
+    "is_whole",
     "key_of",
     "to_entries",
     "to_rows",
@@ -109,6 +110,21 @@ def is_of(entry: bytes | memoryview, content: bytes) -> bool:
     return entry[: len(content)] == content
 
 
+def is_whole(entry: bytes | memoryview, settings: Settings) -> bool:
+    """Say whether an entry has as many bytes as its rows take in this encoding and dimension; if not, it is of others.
+
+    Example:
+        >>> rows = encode_rows([np.eye(2, dtype=np.float32)], "int8")
+        >>> (entry,) = to_entries(rows, [bytes(16)])
+        >>> is_whole(entry, Settings("int8", dim=2)), is_whole(entry, Settings("float16", dim=2))
+        (True, False)
+    """
+    if settings.dim is None or len(entry) < _HEAD.size:
+        return False
+    _, _, count = _HEAD.unpack_from(entry)
+    return len(entry) == entry_bytes(count, settings.dim, settings.encoding)
+
+
 def to_entries(rows: TokenRows, contents: Sequence[bytes]) -> list[bytes]:
     """Return what is stored of each document."""
     codes = np.split(rows.codes, np.cumsum(rows.lengths)[:-1])
@@ -117,7 +133,7 @@ def to_entries(rows: TokenRows, contents: Sequence[bytes]) -> list[bytes]:
 
 
 def to_rows(entries: Sequence[bytes | memoryview], settings: Settings) -> TokenRows:
-    """Copy entries into one array."""
+    """Copy entries, all of them whole, into one array."""
     heads = [_HEAD.unpack_from(entry) for entry in entries]
     rows = encode_rows([], settings.encoding, dim=settings.dim or 0)
     width, dtype = rows.codes.shape[1], rows.codes.dtype

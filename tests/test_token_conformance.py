@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from token_places import DOCUMENTS, TEXTS, Place, encoded, make_place
 
-from m3connect import Document, M3Embeddings, SparseRows
+from m3connect import Document, M3Embeddings, MemoryStore, SparseRows, ingest
 from m3connect.errors import CollectionMismatchError, CollectionNotFoundError
 from m3connect.retrieval import TokenSource
 from m3connect.store import TokenSink
+from m3connect.testing import FakeEncoder
 from m3connect.token_base import TokenStoreBase
 from m3connect.token_rows import ENCODINGS, Encoding, encode_rows, pool_rows, pooled_length
 
@@ -157,6 +159,13 @@ def test_other_settings_than_the_stores_own_are_refused(place: Place) -> None:
         place.open(pooling=0).__enter__()
 
 
+def test_rows_of_another_encoding_than_the_stores_own_are_refused(tokens: TokenStoreBase) -> None:
+    rows = encode_rows(encoded(DOCUMENTS).require_multi_vector(), "int8")
+    with pytest.raises(CollectionMismatchError, match="made with encoding='float16'"):
+        tokens.put_rows(DOCUMENTS, rows, fingerprint="fake-encoder")
+    assert len(tokens) == 0
+
+
 def test_bad_batches_are_refused_whole(tokens: TokenStoreBase) -> None:
     good = encoded(DOCUMENTS)
     with pytest.raises(ValueError, match="multi_vector=True"):
@@ -185,6 +194,24 @@ def test_a_store_to_be_read_is_not_written_to(place: Place) -> None:
             with pytest.raises(ValueError, match="readonly=True"):
                 refused()
         assert len(tokens) == 0
+
+
+# Texts that cannot be encoded.
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_batch_of_which_nothing_can_be_encoded_stops_no_run(tokens: TokenStoreBase, batch_size: int) -> None:
+    class Fragile(FakeEncoder):
+        def encode(self, texts: Sequence[str], **options: Any) -> M3Embeddings:
+            if any("sea" in text for text in texts):
+                raise RuntimeError("cannot read this")
+            return super().encode(texts, **options)
+
+    stream = [DOCUMENTS[0], Document("c", "the same sea"), DOCUMENTS[2], DOCUMENTS[1]]
+    report = ingest(Fragile(), MemoryStore(dim=16), stream, token_store=tokens, batch_size=batch_size)
+    assert [rejected.document.id for rejected in report.rejected] == ["c", "b"]
+    assert (report.stored, len(tokens)) == (2, 2)
+    assert tokens.missing(DOCUMENTS) == [DOCUMENTS[1]]
 
 
 # Long documents.

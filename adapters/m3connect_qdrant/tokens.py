@@ -82,8 +82,9 @@ class QdrantTokenStore(TokenStoreBase):
         self._client = client
         self._lock = lock_of(client)
         self._readonly = readonly
+        self._asked = encoding, pooling
         self._known = self._open(asked_settings(encoding, pooling))
-        self._take(self._known, encoding, pooling)
+        self._take(self._known, *self._asked)
 
     @property
     def name(self) -> str:
@@ -143,17 +144,18 @@ class QdrantTokenStore(TokenStoreBase):
         return stored
 
     def _settings(self) -> Settings:
-        if self._known.dim is None or self._known.fingerprint is None:  # else nothing changes any more
+        if self._known.dim is None or self._known.fingerprint is None:  # else only a collection made anew has others
             self._known = _settings(self._call("get_collection")) or self._known
+            self._take(self._known, *self._asked)
         return self._known
 
     def _read(
         self, names: Sequence[str], work: Callable[[Settings, Mapping[str, Entry]], _T], *, heads: bool = False
     ) -> _T:
-        settings = self._settings()
         payloads = self._payloads(names, "content", _HEADS_A_REQUEST) if heads else self._payloads(names)
         decode = bytes.fromhex if heads else base64.b64decode
-        return work(settings, {name: decode(value) for name, value in payloads})
+        entries = {name: decode(value) for name, value in payloads}
+        return work(self._settings(), entries)  # asked for last: they are written before the first entry
 
     def _payloads(
         self, names: Sequence[str], field: str = "entry", page: int = _ENTRIES_A_REQUEST
@@ -167,10 +169,13 @@ class QdrantTokenStore(TokenStoreBase):
 
     def _write(self, prepare: Callable[[Settings], Prepared]) -> None:
         self._check_not_readonly()
-        settings = self._settings()
+        stored = _settings(self._call("get_collection"))  # another program may have dropped it and filled it otherwise
+        settings = stored or Settings(self._encoding, self._pooling)
         known, entries = prepare(settings)
-        if known != settings:
-            self._known = self._marked(known)
+        while known != settings:  # what is stored then may be of another first writer, whose model this is not
+            settings = self._marked(known)
+            known, entries = prepare(settings)
+        self._known = settings
         listed = list(entries.items())
         for part in in_batches([_point_size(name, len(entry)) for name, entry in listed]):
             self._call("upsert", points=[_to_point(name, entry) for name, entry in listed[part]], wait=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from m3connect import Document, HybridRetriever, M3Embeddings, MemoryStore, Spar
 from m3connect.errors import CollectionMismatchError
 from m3connect.testing import FakeEncoder
 from m3connect.token_entries import entry_bytes
-from m3connect.token_rows import encode_rows
+from m3connect.token_rows import Encoding, encode_rows
 
 pytest.importorskip("qdrant_client")
 
@@ -41,6 +43,10 @@ def client() -> Iterator[QdrantClient]:
     opened = QdrantClient(":memory:")
     yield opened
     opened.close()
+
+
+def intercepted(handler: Callable[[httpx.Request], httpx.Response]) -> QdrantClient:
+    return QdrantClient(url="http://127.0.0.1:1", check_compatibility=False, transport=httpx.MockTransport(handler))
 
 
 def long_batch(names: list[str], *, rows: int, dim: int = 1024) -> tuple[list[Document], M3Embeddings]:
@@ -121,9 +127,8 @@ def test_a_server_without_collection_metadata_is_refused(server: StandIn) -> Non
             body["result"]["config"].pop("metadata", None)
         return httpx.Response(answer.status_code, json=body)
 
-    old = QdrantClient(url="http://127.0.0.1:1", check_compatibility=False, transport=httpx.MockTransport(forgetful))
     with pytest.raises(CollectionMismatchError, match=r"1\.16 or newer"):
-        QdrantTokenStore(old, "tokens")
+        QdrantTokenStore(intercepted(forgetful), "tokens")
 
 
 @pytest.mark.parametrize("route", ["PUT points", "POST points"])
@@ -137,8 +142,7 @@ def test_ingest_tries_again_where_the_error_passes(server: StandIn, encoder: Fak
             return httpx.Response(503, json={"status": {"error": "starting"}})
         return server(request)
 
-    client = QdrantClient(url="http://127.0.0.1:1", check_compatibility=False, transport=httpx.MockTransport(busy))
-    tokens, store = QdrantTokenStore(client, "tokens"), MemoryStore(dim=16)
+    tokens, store = QdrantTokenStore(intercepted(busy), "tokens"), MemoryStore(dim=16)
     assert ingest(encoder, store, DOCUMENTS, token_store=tokens).stored == 3
     assert failed == [route]
     assert tokens.missing(DOCUMENTS) == []
@@ -175,6 +179,110 @@ def test_two_openings_of_one_collection_see_each_others_entries(client: QdrantCl
     assert other.missing(DOCUMENTS, fingerprint="fake-encoder") == DOCUMENTS[1:]
     with pytest.raises(CollectionMismatchError, match="filled by fake-encoder"):
         other.put(DOCUMENTS, encoded(DOCUMENTS, fingerprint="other-encoder"))
+
+
+# What other programs do meanwhile.
+
+
+def test_of_two_first_writers_of_different_models_one_is_refused(server: StandIn) -> None:
+    """Both read that nothing is stored, and both say whose collection it is, before either asks again."""
+    guard, both = threading.Lock(), threading.Barrier(2, timeout=30)
+
+    def together(request: httpx.Request) -> httpx.Response:
+        marks = request.method == "PATCH"
+        if marks:
+            both.wait()
+        with guard:
+            answer = server(request)
+        if marks:
+            both.wait()
+        return answer
+
+    stores = [QdrantTokenStore(intercepted(together), "tokens") for _ in range(2)]
+
+    def put(store: QdrantTokenStore, fingerprint: str) -> str | None:
+        try:
+            store.put(DOCUMENTS, encoded(DOCUMENTS, fingerprint=fingerprint))
+        except CollectionMismatchError:
+            return None
+        return fingerprint
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [name for name in pool.map(put, stores, ["one-encoder", "other-encoder"]) if name is not None]
+    (winner,) = done
+    reader = QdrantTokenStore(server.client(), "tokens", readonly=True)
+    assert reader.fingerprint == winner
+    assert reader.missing(DOCUMENTS) == []
+
+
+@pytest.mark.parametrize("route", ["GET", "POST"])
+def test_what_is_first_written_while_it_is_read_is_found_or_a_miss(server: StandIn, route: str) -> None:
+    """The batch goes in before the reader asks for the settings, or before it asks for the entries."""
+    writer = QdrantTokenStore(server.client(), "tokens")
+    waiting: list[list[Document]] = []
+
+    def meanwhile(request: httpx.Request) -> httpx.Response:
+        if waiting and request.method == route:
+            batch = waiting.pop()
+            writer.put(batch, encoded(batch))
+        return server(request)
+
+    reader = QdrantTokenStore(intercepted(meanwhile), "tokens", readonly=True)
+    waiting.append(DOCUMENTS)
+    found = reader.get(DOCUMENTS)
+    assert waiting == []
+    assert len(found.places) == (3 if route == "POST" else 0)
+    assert reader.get(DOCUMENTS).rows.lengths.tolist() == [7, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "dim", "reason"),
+    [("int8", 16, "made with encoding='int8'"), ("float16", 8, "dimension 8, but these have 16")],
+)
+def test_a_collection_that_was_dropped_and_filled_otherwise_is_not_written_to(
+    client: QdrantClient, encoding: Encoding, dim: int, reason: str
+) -> None:
+    tokens = QdrantTokenStore(client, "tokens", encoding="float16")
+    tokens.put(DOCUMENTS, encoded(DOCUMENTS))
+    client.delete_collection("tokens")
+    other = QdrantTokenStore(client, "tokens", encoding=encoding)
+    other.put(DOCUMENTS, encoded(DOCUMENTS, dim=dim))
+    with pytest.raises(CollectionMismatchError, match=reason):
+        tokens.put(DOCUMENTS, encoded(DOCUMENTS))
+    assert tokens.get(DOCUMENTS[:2]).places == {}
+    expected = encode_rows(encoded(DOCUMENTS, dim=dim).require_multi_vector(), encoding)
+    assert other.get(DOCUMENTS).rows.codes.tobytes() == expected.codes.tobytes()
+
+
+def test_a_collection_that_was_dropped_and_filled_by_another_model_is_not_written_to(client: QdrantClient) -> None:
+    tokens = QdrantTokenStore(client, "tokens")
+    tokens.put(DOCUMENTS, encoded(DOCUMENTS))
+    client.delete_collection("tokens")
+    QdrantTokenStore(client, "tokens").put(DOCUMENTS, encoded(DOCUMENTS, fingerprint="other-encoder"))
+    with pytest.raises(CollectionMismatchError, match="filled by other-encoder"):
+        tokens.put(DOCUMENTS, encoded(DOCUMENTS))
+    assert tokens.get(DOCUMENTS).places == {}
+
+
+def test_a_collection_that_was_dropped_and_made_anew_is_filled_again(client: QdrantClient) -> None:
+    tokens = QdrantTokenStore(client, "tokens", encoding="float16")
+    tokens.put(DOCUMENTS, encoded(DOCUMENTS))
+    client.delete_collection("tokens")
+    client.create_collection("tokens", vectors_config={})
+    tokens.put(DOCUMENTS[:1], encoded(DOCUMENTS[:1]))
+    again = QdrantTokenStore(client, "tokens", readonly=True)
+    assert (again.stats().encoding, again.stats().dim, again.fingerprint) == ("float16", 16, "fake-encoder")
+    assert again.get(DOCUMENTS).rows.lengths.tolist() == [7]
+
+
+def test_a_reader_goes_by_what_the_first_writer_of_a_collection_made_by_hand_chose(client: QdrantClient) -> None:
+    client.create_collection("tokens", vectors_config={})
+    reader = QdrantTokenStore(client, "tokens", readonly=True)
+    strict = QdrantTokenStore(client, "tokens", encoding="int8", readonly=True)
+    QdrantTokenStore(client, "tokens", encoding="float16").put(DOCUMENTS, encoded(DOCUMENTS))
+    assert reader.get(DOCUMENTS).rows.encoding == reader.encode([np.eye(16, dtype=np.float32)]).encoding == "float16"
+    with pytest.raises(CollectionMismatchError, match="made with encoding='float16'"):
+        strict.get(DOCUMENTS)
 
 
 # Beside the documents.
