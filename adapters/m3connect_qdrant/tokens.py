@@ -145,8 +145,9 @@ class QdrantTokenStore(TokenStoreBase):
 
     def _settings(self) -> Settings:
         if self._known.dim is None or self._known.fingerprint is None:  # else only a collection made anew has others
-            self._known = _settings(self._call("get_collection")) or self._known
-            self._take(self._known, *self._asked)
+            known = _settings(self._call("get_collection")) or self._known
+            self._take(known, *self._asked)
+            self._known = known
         return self._known
 
     def _read(
