@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
-from threading import Barrier, Lock
+from functools import cache, partial
+from queue import SimpleQueue
+from threading import Thread
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from m3connect.device_rows import DeviceRows, device_maxsims
 from m3connect.embeddings import FloatArray, IntArray
+from m3connect.threads import hire, torch_threads
 from m3connect.token_rows import TokenRows
 
 __all__ = ["Matrices", "mean_maxsims"]
@@ -116,13 +118,14 @@ def _segment_maxima(make_product: _MakeProduct, lengths: IntArray, torch: Module
         product = make_product()
         return [_block_maxima(product, ends, start, rows) for start in blocks]
 
-    threads = min(torch.get_num_threads() if torch is not None else 1, _MOST_THREADS)
+    threads = min(torch_threads() if torch is not None else 1, _MOST_THREADS)
     if threads == 1 or ends[-1] <= rows:
         found = work()
     else:
-        pool = _workers(threads)
-        running = [pool.submit(work) for _ in range(threads)]
-        found = [block for part in running for block in part.result()]
+        try:
+            found = [block for part in _on_threads(work, threads) for block in part]
+        finally:
+            deque(blocks, maxlen=0)  # after an error or an interrupt nobody waits for what is left
     return _joined(found, len(lengths))
 
 
@@ -144,30 +147,53 @@ def _joined(found: Sequence[tuple[slice, _Array]], n: int) -> _Array:
     return best
 
 
-_hiring = Lock()
+_Found = TypeVar("_Found")
+
+_crew: set[Thread] = set()
+_tasks: SimpleQueue[Callable[[], object]] = SimpleQueue()
+"""What the crew works through; whoever put it there waits for the results."""
 
 
-def _workers(threads: int) -> Executor:
-    """Return threads that run PyTorch's operations on one thread each."""
-    with _hiring:
-        return _hired(threads, os.getpid())
+def _on_threads(work: Callable[[], _Found], threads: int) -> list[_Found]:
+    """Run this on so many threads at once, where PyTorch's operations have one thread each.
+
+    Raises:
+        Exception: what one of them raised.
+        RuntimeError: the system starts no more threads.
+    """
+    tasks, results = _tasks, SimpleQueue[_Found | BaseException]()
+    hire(_crew, threads, partial(_serve, tasks), name="m3connect-maxsim", torch_threads=1)
+    for _ in range(threads):
+        tasks.put(partial(_report, work, results))
+    found: list[_Found] = []
+    for _ in range(threads):
+        result = results.get()
+        if isinstance(result, BaseException):
+            raise result
+        found.append(result)
+    return found
 
 
-@cache
-def _hired(threads: int, process: int) -> Executor:
-    """A forked process has none of its parent's threads, so each process hires its own."""
-    import torch
+def _serve(tasks: SimpleQueue[Callable[[], object]]) -> None:
+    while True:
+        tasks.get()()  # without a name, which would keep the last task's arrays alive
 
-    def use_one_thread() -> None:
-        torch.get_num_threads()  # without it the thread's first operation would take the process-wide setting again
-        torch.set_num_threads(1)
 
-    before, ready = torch.get_num_threads(), Barrier(threads)
-    pool = ThreadPoolExecutor(threads, "m3connect-maxsim", use_one_thread)
-    for each in [pool.submit(ready.wait) for _ in range(threads)]:
-        each.result()
-    torch.set_num_threads(before)  # a worker's setting becomes the default of new threads: take that back
-    return pool
+def _report(work: Callable[[], _Found], results: SimpleQueue[_Found | BaseException]) -> None:
+    try:
+        results.put(work())
+    except BaseException as error:  # noqa: BLE001  # it is raised where somebody waits for this
+        results.put(error)
+
+
+def _after_fork() -> None:
+    """A forked process has none of its parent's threads, and what these were waiting for may be locked."""
+    global _crew, _tasks
+    _crew, _tasks = set(), SimpleQueue()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # Where rows come from: each function gives a reader that fills an array with the tokens from start to stop.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
@@ -95,8 +95,9 @@ class EncoderPool:
         longest_first = sorted(places, key=len, reverse=True)
         parts = list(_cut(longest_first, len(self.encoders)))
         if len(parts) < 2:
-            with self._using(self._least_busy()) as encoder:
-                return encode(encoder, listed)
+            with self._using() as encoder:
+                batch = encode(encoder, list(places))
+            return batch if len(places) == len(listed) else batch.take(rows)
         batch = M3Embeddings.concatenate(self._share(parts, encode))
         at = {text: i for i, text in enumerate(longest_first)}
         return batch.take(np.array([at[text] for text in places], np.int64)[rows])
@@ -105,42 +106,60 @@ class EncoderPool:
         """Let every encoder take parts until none is left, or one has failed."""
         waiting = deque(enumerate(parts))
         done: dict[int, M3Embeddings] = {}
+        ends: SimpleQueue[BaseException | None] = SimpleQueue()
         stopped = threading.Event()
 
         def work(place: int) -> None:
-            with self._using(place) as encoder:
-                while waiting and not stopped.is_set():
-                    try:
-                        i, texts = waiting.popleft()
-                    except IndexError:  # another was faster
-                        return
-                    try:
-                        done[i] = encode(encoder, texts)
-                    except BaseException:
-                        stopped.set()
-                        raise
-
-        with ThreadPoolExecutor(len(self.encoders), thread_name_prefix="m3connect-pool") as threads:
             try:
-                for worker in [threads.submit(work, place) for place in range(len(self.encoders))]:
-                    worker.result()
-            finally:
-                stopped.set()  # where the caller was interrupted
+                with self._using(place) as encoder:
+                    while waiting and not stopped.is_set():
+                        try:
+                            i, texts = waiting.popleft()
+                        except IndexError:  # another was faster
+                            break
+                        done[i] = encode(encoder, texts)
+            except BaseException as error:  # noqa: BLE001  # it is raised where the caller waits
+                ends.put(error)
+            else:
+                ends.put(None)
+
+        workers = [
+            threading.Thread(target=work, args=[i], name=f"m3connect-pool-{i}") for i in range(len(self.encoders))
+        ]
+        try:
+            _run(workers, ends)
+        finally:  # whether all is done, one has failed, or the caller was interrupted
+            stopped.set()
+            for worker in workers:
+                if worker.is_alive():
+                    worker.join()
         return [done[i] for i in range(len(parts))]
 
-    def _least_busy(self) -> int:
-        with self._changed:
-            return min(range(len(self.encoders)), key=self._busy.__getitem__)
-
     @contextmanager
-    def _using(self, place: int) -> Iterator[Encoder]:
+    def _using(self, place: int | None = None) -> Iterator[Encoder]:
+        """Count a call of the encoder at this place, or of the one that has the least to do."""
         with self._changed:
+            if place is None:
+                place = min(range(len(self.encoders)), key=self._busy.__getitem__)
             self._busy[place] += 1
         try:
             yield self.encoders[place]
         finally:
             with self._changed:
                 self._busy[place] -= 1
+
+
+def _run(workers: Sequence[threading.Thread], ends: SimpleQueue[BaseException | None]) -> None:
+    """Start threads, and wait until each has said that it ends, or one why it failed.
+
+    An executor would start none once the program's main thread has returned; and a `join` that is interrupted takes
+    the thread for ended (Python 3.11).
+    """
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        if error := ends.get():
+            raise error
 
 
 def _encode(encoder: Encoder, texts: Sequence[str], *, multi_vector: bool, max_length: int | None) -> M3Embeddings:

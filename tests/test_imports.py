@@ -15,7 +15,7 @@ from support import REPOSITORY, require
 import m3connect
 
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "facts"},
+    {"_version", "errors", "facts", "threads"},
     {"embeddings"},
     {"device_rows", "token_rows"},
     {"maxsim"},
@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
 """The core: a room imports from the layers below its own and from nowhere else."""
 
 MODEL = {
-    "encoder": {"errors", "embeddings"},
+    "encoder": {"errors", "embeddings", "threads"},
     "train": {"errors", "embeddings", "encoder", "fusion", "scoring", "store"},
 }
 """Beside the core stands the model; of stores it knows what they are, for mining."""
@@ -43,6 +43,7 @@ LIBRARIES: dict[str, set[str]] = {
     "device_rows": {"torch"},
     "ingestion": {"tenacity", "tqdm"},
     "maxsim": {"torch"},
+    "threads": {"torch"},
     "token_file": {"lmdb"},
     "token_store": {"lmdb"},
     "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},

@@ -117,6 +117,41 @@ def test_small_calls_of_several_threads_go_to_different_encoders() -> None:
     assert [device.texts for device in devices] == [["one"], ["two"]]
 
 
+def test_a_text_that_comes_several_times_in_a_small_call_is_encoded_once() -> None:
+    device = Device()
+    batch = EncoderPool([device]).encode(["one", "two", "one"], multi_vector=True)
+    assert device.calls == [["one", "two"]]
+    assert_same(batch, FakeEncoder().encode(["one", "two", "one"], multi_vector=True))
+
+
+class Meeting:
+    """A lock: each of two threads that has given it back the first time waits for the other to do so too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._both = threading.Barrier(2, timeout=WAIT)
+        self._met = threading.local()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if not hasattr(self._met, "done"):
+            self._met.done = True
+            self._both.wait()
+
+
+def test_two_small_calls_at_the_same_moment_go_to_different_encoders() -> None:
+    devices = [Device(), Device()]
+    pool = EncoderPool(devices)
+    pool._changed = Meeting()  # type: ignore[assignment]
+    with ThreadPoolExecutor(2) as threads:
+        for call in [threads.submit(pool.encode, [text]) for text in ("one", "two")]:
+            call.result(WAIT)
+    assert [len(device.calls) for device in devices] == [1, 1]
+
+
 def test_an_error_of_one_encoder_reaches_the_caller_and_nothing_hangs() -> None:
     worst = max(LONG, key=len)
     devices = [Device(fails=worst), Device(fails=worst)]  # whichever takes it

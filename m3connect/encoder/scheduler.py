@@ -15,9 +15,9 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
-import torch
 
 from m3connect.embeddings import IntArray, M3Embeddings
+from m3connect.threads import hire, torch_threads
 
 __all__ = ["GPU", "PROCESSOR", "Scheduler", "Sizes"]
 
@@ -122,18 +122,25 @@ class Scheduler:
             Exception: what `encode_pack` raised for one of these texts; the others are not computed any more.
         """
         sizes, total = self._sizes, sum(map(len, token_ids))
-        workers = sizes.workers or min(torch.get_num_threads(), _MOST_WORKERS)
+        threads = torch_threads()
+        workers = sizes.workers or min(threads, _MOST_WORKERS)
         budget = min(sizes.tokens_per_pack, max(sizes.fewest_tokens, total // (2 * workers)))
         call = _Call(token_ids, multi_vector, budget)
         if self._start_alone(call, total):
             batch = self._run_alone(call)
             on_done(len(batch))
             return batch
-        with self._changed:
-            self._waiting.append(call)
-            self._hire(workers)
-            self._changed.notify_all()
         try:
+            with self._changed:
+                hire(
+                    self._workers,
+                    workers,
+                    self._work,
+                    name="m3connect-encoder",
+                    torch_threads=max(1, threads // workers),
+                )
+                self._waiting.append(call)
+                self._changed.notify_all()
             return _await(call, on_done)
         finally:
             self._withdraw(call)
@@ -151,24 +158,7 @@ class Scheduler:
             with self._changed:
                 self._running -= 1
 
-    def _hire(self, wanted: int) -> None:
-        """Start the workers that are missing; a thread that died with a fork does not count."""
-        self._workers = {worker for worker in self._workers if worker.is_alive()}
-        threads = torch.get_num_threads()
-        for _ in range(wanted - len(self._workers)):
-            ready = threading.Event()
-            worker = threading.Thread(
-                target=self._work, args=(max(1, threads // wanted), ready), name="m3connect-encoder", daemon=True
-            )
-            self._workers.add(worker)
-            worker.start()
-            ready.wait()
-        torch.set_num_threads(threads)  # a worker's setting becomes the default of new threads: take that back
-
-    def _work(self, threads: int, ready: threading.Event) -> None:
-        torch.get_num_threads()  # without it the thread's first operation would take the process-wide setting again
-        torch.set_num_threads(threads)
-        ready.set()
+    def _work(self) -> None:
         while slices := self._next_pack():
             try:
                 self._finish(slices, self._encode_together(slices))
