@@ -54,7 +54,10 @@ _LANES = 8
 def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows) -> FloatArray:
     """Return [q, n] scores; `m3connect.scoring.multi_vector` says of what."""
     if isinstance(documents, DeviceRows):
-        return device_maxsims(queries, documents)
+        scores = np.zeros((len(queries), len(documents)), np.float32)
+        for group in _groups(queries):  # so that memory grows with a group's tokens, not with those of all queries
+            scores[group] = device_maxsims([queries[i] for i in group], documents)
+        return scores
     lengths = documents.lengths if isinstance(documents, TokenRows) else np.array([len(rows) for rows in documents])
     scores = np.zeros((len(queries), len(lengths)), np.float32)
     filled = np.flatnonzero(lengths)
