@@ -24,4 +24,4 @@ def test_without_a_gpu_the_benchmark_says_so_in_one_line(tmp_path: Path) -> None
     [line] = done.stdout.splitlines()
     assert line.startswith("skipped: torch ")
     assert "finds no GPU here" in line
-    assert json.loads((tmp_path / "gpu.json").read_text()) == {"skipped": line}
+    assert json.loads((tmp_path / "gpu.json").read_text())["skipped"] == line

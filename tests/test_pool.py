@@ -179,6 +179,7 @@ def test_a_broken_encoder_stops_the_call_and_the_others_live_on() -> None:
     assert len(pool.encode(["short"])) == 1  # the first has the least to do
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_caller_leaves_no_thread_behind() -> None:
     devices = [Device(), Device()]
     for device in devices:

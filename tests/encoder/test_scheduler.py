@@ -186,6 +186,7 @@ def test_an_error_reaches_the_call_it_belongs_to_and_the_next_one_works(packs: P
     assert not scheduler._running
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_caller_that_is_interrupted_leaves_nothing_behind(packs: Packs) -> None:
     scheduler = Scheduler(packs)
     packs.gate.clear()
