@@ -46,7 +46,7 @@ LIBRARIES: dict[str, set[str]] = {
     "threads": {"torch"},
     "token_file": {"lmdb"},
     "token_store": {"lmdb"},
-    "encoder": {"huggingface_hub", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
+    "encoder": {"huggingface_hub", "llvmlite", "numba", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "train": {"matplotlib", "safetensors", "tokenizers", "torch", "tqdm", "transformers"},
     "evaluate": {"ir_measures", "matplotlib", "mteb", "rich", "tqdm"},
     "cli": {"rich", "typer"},

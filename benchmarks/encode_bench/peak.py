@@ -46,8 +46,8 @@ def _products(inputs: int, outputs: int, precision: Precision) -> tuple[Callable
     linear = torch.nn.Linear(inputs, outputs)
     if precision == "int8":
         rows, weight = (torch.randint(-127, 128, (n, inputs), dtype=torch.int8) for n in (PEAK_TOKENS, outputs))
-        int8 = Int8Linear(linear)
-        return lambda: torch._int_mm(rows, weight.t()), lambda: int8.multiply(rows)
+        int8, shifted = Int8Linear(linear), rows.view(torch.uint8) ^ 128
+        return lambda: torch._int_mm(rows, weight.t()), lambda: int8.multiply(shifted)
     dtype = getattr(torch, precision)
     plain, hidden = torch.nn.Linear(inputs, outputs, dtype=dtype), torch.rand(PEAK_TOKENS, inputs, dtype=dtype)
     ours = convert_linear(linear, precision)

@@ -87,17 +87,20 @@ class Int8Linear(nn.Module):
         """Map [T, inputs] of any floating type to [T, outputs] in float32."""
         rows = rows.float()
         scales = _scales(rows)
-        integers = rows.mul(scales.reciprocal()).round_().to(torch.int8)
-        product = self.multiply(integers)
+        shifted = rows.mul(scales.reciprocal()).round_().add_(128).to(torch.uint8)
+        product = self.multiply(shifted)
         return torch.addcmul(self.bias, product, scales, out=product)
 
     def multiply(self, rows: Tensor) -> Tensor:
-        """Return [T, outputs] rows of integers times the weights, in float32; the int8 rows are overwritten."""
+        """Return [T, outputs] in float32: rows of integers times the weights.
+
+        Args:
+            rows: [T, inputs] uint8, from 1 to 255 standing for -127 to 127: signed rows are slow in oneDNN.
+        """
         if not self._packed:
-            return F.linear(rows.float(), self.weight.float()).mul_(self.scales)
-        shifted = rows.view(torch.uint8).bitwise_xor_(128)  # -128..127 as 0..255: signed rows are slow in oneDNN
+            return F.linear(rows.float() - 128, self.weight.float()).mul_(self.scales)
         result: Tensor = torch.ops.onednn.qlinear_pointwise(
-            shifted, 1.0, 128, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            rows, 1.0, 128, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return result
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import platform
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
@@ -104,7 +107,7 @@ def _convert_layer_for_gpu(layer: Layer, precision: Precision, device: torch.dev
     return layer
 
 
-def _convert_layer(layer: Layer, precision: Precision) -> Layer:
+def _convert_layer(layer: Layer, precision: Precision) -> nn.Module:
     if precision != "float32" and has_bfloat16():
         layer.attention = blocked_attention
     layer.rows_at_once = _ROWS_AT_ONCE
@@ -114,7 +117,34 @@ def _convert_layer(layer: Layer, precision: Precision) -> Layer:
             setattr(layer, name, convert_linear(child, precision, gelu=fuse and child is layer.intermediate))
     if fuse:
         layer.activation = nn.Identity()
-    return layer
+    return _compile(layer, precision) if _compiles(precision) else layer
+
+
+def _compiles(precision: Precision) -> bool:
+    """Whether layers of this precision are faster when compiled, and there is what compiles them."""
+    fast = {"bfloat16": has_bfloat16, "int8": has_int8}
+    return precision in fast and fast[precision]() and has_compiler()
+
+
+def _compile(layer: Layer, precision: Precision) -> nn.Module:
+    from m3connect.encoder.compiled import CompiledLayer
+
+    rows = torch.uint8 if precision == "int8" else torch.bfloat16
+    attention = torch.bfloat16 if has_bfloat16() else torch.float32
+    return CompiledLayer(layer, rows=rows, attention=attention)
+
+
+@cache
+def has_compiler() -> bool:
+    """Whether numba is installed and fits what else is; it refuses a newer numpy, for instance."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        importlib.import_module("m3connect.encoder.compiled")
+    except ImportError as error:
+        logger.warning("numba is not used, and 'bfloat16' and 'int8' are slower without it: %s", error)
+        return False
+    return True
 
 
 def convert_linear(linear: nn.Linear, precision: Precision, *, gelu: bool = False) -> nn.Module:
