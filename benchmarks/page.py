@@ -44,10 +44,9 @@ class Section:
     script: str
     """What runs it, `--json` left out."""
 
-    @property
-    def command(self) -> str:
-        """What writes the JSON."""
-        return f"python benchmarks/{self.script} --json {RESULTS}/{self.name}.json"
+    def command(self, report: Report) -> str:
+        """What wrote the JSON, or would write one, where the report does not tell."""
+        return f"python benchmarks/{report.get('command', self.script)} --json {RESULTS}/{self.name}.json"
 
 
 SECTIONS = (
@@ -136,7 +135,7 @@ def page(results: Path) -> str:
         path = results / f"{section.name}.json"
         lines += [f"## {section.title}", "", section.about, ""]
         if not path.exists():
-            lines += ["Not measured yet. What measures it:", "", "```", section.command, "```", ""]
+            lines += ["Not measured yet. What measures it:", "", "```", section.command({}), "```", ""]
             continue
         report: Report = json.loads(path.read_text(encoding="utf-8"))
         lines += [*section.show(report), *circumstances(section, report), ""]
@@ -145,7 +144,7 @@ def page(results: Path) -> str:
 
 def circumstances(section: Section, report: Report) -> list[str]:
     """Say with what, where and when something was measured; what a report does not tell is left out."""
-    said = [f"`{section.command}`"]
+    said = [f"`{section.command(report)}`"]
     said += [f"{name}: {report[name]}" for name in ("rounds", "threads", "clock", "model") if name in report]
     said += [str(report[name]) for name in ("date", "processor") if name in report]
     if "load_average_before" in report:

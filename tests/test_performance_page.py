@@ -141,7 +141,7 @@ def test_figures_become_rows_with_what_they_were_measured_on(page: Any, tmp_path
     lines = page.page(tmp_path).splitlines()
     section = next(one for one in page.SECTIONS if one.name == name)
     assert EXPECTED[name] in lines
-    told = next(line for line in lines if line.startswith(f"`{section.command}`"))
+    told = next(line for line in lines if line.startswith(f"`{section.command({})}`"))
     assert "rounds: 3, threads: 2" in told
     assert told.endswith(
         "2026-02-03, A processor (2 cores), load average 0.2 before; m3connect 0.1.0, FlagEmbedding 1.4.2."
@@ -160,10 +160,22 @@ def test_tables_have_as_many_cells_in_each_row(page: Any, tmp_path: Path, name: 
 def test_a_benchmark_without_figures_is_named_with_its_command(page: Any, tmp_path: Path) -> None:
     written = page.page(tmp_path)
     for section in page.SECTIONS:
-        assert f"\nNot measured yet. What measures it:\n\n```\n{section.command}\n```\n" in written
-        script = section.command.split()[1]
+        command = section.command({})
+        assert f"\nNot measured yet. What measures it:\n\n```\n{command}\n```\n" in written
+        script = command.split()[1]
         assert (REPOSITORY / script).is_file(), script
-        assert f"--json benchmarks/results/{section.name}.json" in section.command
+        assert f"--json benchmarks/results/{section.name}.json" in command
+
+
+@pytest.mark.parametrize("given", [["--json", "x.json"], ["--json=x.json"]])
+def test_the_page_tells_the_command_that_made_the_figures(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    arguments = ["--rounds", "3", *given, "--only", "mixed lengths", str(tmp_path / "sets" / "val")]
+    monkeypatch.setattr("sys.argv", ["/somewhere/encode.py", *arguments])
+    importlib.import_module("machine").write_report(tmp_path / "encode.json", {**ABOUT, **REPORTS["encode"]})
+    command = "python benchmarks/encode.py --rounds 3 --only 'mixed lengths' .../sets/val"
+    assert f"\n`{command} --json benchmarks/results/encode.json`, " in page.page(tmp_path)
 
 
 def test_contenders_workloads_and_memory_that_are_new_in_encode_are_shown(page: Any, tmp_path: Path) -> None:
