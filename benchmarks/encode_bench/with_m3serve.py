@@ -43,12 +43,12 @@ def load_m3serve(checkpoint: Path, resources: ExitStack) -> Iterator[Contender]:
         yield Contender(LIBRARY, encode, setting=setting, several_precisions=False, for_long=size == 1)
 
 
-def _stop(runner: asyncio.Runner, engine: Any) -> None:  # noqa: ANN401
+def _stop(runner: asyncio.Runner, engine: Any) -> None:  # noqa: ANN401  # m3serve's Engine
     runner.run(engine.stop())
 
 
 class _Encode:
-    def __init__(self, runner: asyncio.Runner, engine: Any, special: list[int], *, together: bool) -> None:  # noqa: ANN401
+    def __init__(self, runner: asyncio.Runner, engine: Any, special: list[int], *, together: bool) -> None:  # noqa: ANN401  # m3serve's Engine
         self._runner, self._engine, self._special, self._together = runner, engine, set(special), together
 
     def __call__(self, texts: Sequence[str]) -> Views:

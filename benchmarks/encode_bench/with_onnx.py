@@ -80,7 +80,7 @@ def quantize(path: Path) -> Path:
     return out
 
 
-def _compute(session: Any, ids: IntArray, mask: IntArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
+def _compute(session: Any, ids: IntArray, mask: IntArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401  # onnxruntime's InferenceSession
     import onnxruntime
 
     options = onnxruntime.RunOptions()

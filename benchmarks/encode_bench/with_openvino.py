@@ -52,7 +52,7 @@ def load_openvino(checkpoint: Path, threads: int) -> Iterator[Contender]:
 class _Compute:
     """A compiled model, with a request for each thread that asks."""
 
-    def __init__(self, compiled: Any) -> None:  # noqa: ANN401
+    def __init__(self, compiled: Any) -> None:  # noqa: ANN401  # openvino's CompiledModel
         self._compiled = compiled
         self._local = threading.local()
 
