@@ -17,7 +17,7 @@ from encode_bench.with_torch import Published
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.tokenizer import M3Tokenizer
 
-LIBRARY = "OpenVINO"
+PACKAGE = "OpenVINO"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -46,7 +46,7 @@ def load_openvino(checkpoint: Path, threads: int) -> Iterator[Contender]:
             compute = _Compute(openvino.Core().compile_model(model, "CPU", settings))
             for budget in BUDGETS:
                 encode = PaddedEncoder(tokenizer, compute, budget, workers=streams)
-                yield Contender(LIBRARY, encode, precision, f"{budget} tokens x {streams}")
+                yield Contender(PACKAGE, encode, precision, f"{budget} tokens x {streams}")
 
 
 class _Compute:
