@@ -104,7 +104,7 @@ def behind_lock(ask: Ask) -> Ask:
     """One call at a time, as a model that is no server is commonly shared."""
     lock = threading.Lock()
 
-    def locked(query: str) -> Any:  # noqa: ANN401
+    def locked(query: str) -> object:
         with lock:
             return ask(query)
 

@@ -66,8 +66,8 @@ def main(
     texts: Annotated[list[int], typer.Option(min=1, help="How many mixed texts; give it once for each.")] = [*TEXTS],  # noqa: B006  # typer copies it
     only: Annotated[
         list[str], typer.Option(help="Run only parts whose name holds this: mixed, query, long, width, memory.")
-    ] = [],  # noqa: B006
-    peer: Annotated[list[str], typer.Option(help="Give it once for each; all by default.")] = [],  # noqa: B006
+    ] = [],  # noqa: B006  # typer copies it
+    peer: Annotated[list[str], typer.Option(help="Give it once for each; all by default.")] = [],  # noqa: B006  # typer copies it
     precision: Annotated[
         list[PrecisionName] | None, typer.Option(help="One of m3connect's; may be repeated. All if not given.")
     ] = None,

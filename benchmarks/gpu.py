@@ -21,18 +21,18 @@ import numpy as np
 import torch
 import typer
 from encode_bench.contenders import FLAG
+from encode_bench.loading import describe
 from encode_bench.reporting import about_machine
 from encode_bench.workloads import MINI, QUERY, WHOLE, Shape, make_texts
 from machine import write_report
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import m3connect
 from m3connect.embeddings import FloatArray
 from m3connect.encoder.tokenizer import M3Tokenizer
 from m3connect.testing_checkpoints import write_checkpoint
-
-"""Its vocabulary is the tokenizer's, m3-mini's by default; a larger table of embeddings changes the memory alone."""
 
 QUICK = Shape(layers=2, hidden=128, heads=2, intermediate=256)
 OURS = "m3connect"
@@ -69,12 +69,15 @@ class Result:
     """What was measured of a workload."""
 
     workload: Workload
-    seconds: dict[str, list[float]]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
     peak_flops: list[float] = field(default_factory=list)
     """Operations a second of bare matrix products, round by round."""
 
     memory: dict[str, int] = field(default_factory=dict)
     """Bytes that PyTorch had taken on the GPU at most, what other contenders hold not counted."""
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Peers that failed, and why."""
 
     def tokens_per_second(self, name: str) -> float:
         """By a contender's median time."""
@@ -101,8 +104,12 @@ def workloads(tokenizer: Path, lengths: Sequence[int], total: int) -> list[Workl
     return [*made, Workload("one question", words, [QUERY], calls=20)]
 
 
-def load_contenders(checkpoint: Path) -> dict[str, Contender]:
-    """Load ours and, where it is installed, FlagEmbedding in bfloat16 with its default batch size."""
+def load_contenders(checkpoint: Path) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Load ours and FlagEmbedding, and let each encode a question, so that its weights are on the GPU.
+
+    Returns:
+        The contenders, and why a peer is not among them.
+    """
     encoder = m3connect.M3Encoder.from_pretrained(checkpoint, device="cuda")
     tokenizer = M3Tokenizer(checkpoint)
     contenders: dict[str, Contender] = {
@@ -110,18 +117,58 @@ def load_contenders(checkpoint: Path) -> dict[str, Contender]:
         WITH_TOKENS: lambda texts: encoder.encode(texts, multi_vector=True),
         TOKENISING: lambda texts: tokenizer.tokenize(texts, MAX_LENGTH),
     }
+    left_out: dict[str, str] = {}
     try:
-        from FlagEmbedding import BGEM3FlagModel
-    except ImportError:
-        return contenders
+        contenders = {FLAG: load_flag_embedding(checkpoint), **contenders}
+    except Exception as error:  # noqa: BLE001  # it is reported, and m3connect is timed alone
+        leave_out(FLAG, error, left_out)
+    for name, contender in contenders.items():
+        attempt(contender, [QUERY], name=name, left_out=left_out)
+    return {name: one for name, one in contenders.items() if name not in left_out}, left_out
+
+
+def load_flag_embedding(checkpoint: Path) -> Contender:
+    """Load FlagEmbedding in bfloat16 with its default batch size.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from FlagEmbedding import BGEM3FlagModel
+
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
         model = BGEM3FlagModel(str(checkpoint), use_fp16=False, use_bf16=True, devices=["cuda:0"])
 
-    def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
+    def encode(texts: Sequence[str]) -> object:
         with contextlib.redirect_stderr(io.StringIO()):
             return model.encode(list(texts), return_dense=True, return_sparse=True, max_length=MAX_LENGTH)
 
-    return {FLAG: encode, **contenders}
+    return encode
+
+
+def attempt(
+    contender: Contender, texts: Sequence[str], *, name: str, left_out: dict[str, str], calls: int = 1
+) -> float | None:
+    """Return the seconds of a call; None where a peer failed, for instance for lack of memory, and is left out.
+
+    Raises:
+        Exception: what m3connect failed with.
+    """
+    start = time.perf_counter()
+    try:
+        for _ in range(calls):
+            contender(texts)
+    except Exception as error:
+        if name != FLAG:
+            raise
+        leave_out(name, error, left_out)
+        return None
+    return (time.perf_counter() - start) / calls
+
+
+def leave_out(name: str, error: Exception, left_out: dict[str, str]) -> None:
+    """Note why a peer does not take part."""
+    left_out[name] = describe(error)
+    console.print(f"[yellow]{name} is left out: {escape(left_out[name])}[/]")
 
 
 def check_cosine(checkpoint: Path, encode: Contender, texts: Sequence[str]) -> float:
@@ -160,21 +207,27 @@ def matrix_flops(shape: Shape, *, repeats: int = 10) -> float:
 
 
 def measure(workload: Workload, contenders: dict[str, Contender], shape: Shape, rounds: int) -> Result:
-    """Let the contenders take turns, once before the clock starts; their memory is looked at then."""
-    result = Result(workload, {name: [] for name in contenders})
+    """Let the contenders take turns, once before the clock starts; their memory is looked at then.
+
+    A peer that fails is left out of this workload.
+    """
+    result = Result(workload)
     for name, contender in contenders.items():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        contender(workload.texts)
-        result.memory[name] = torch.cuda.max_memory_allocated() - before
+        if attempt(contender, workload.texts, name=name, left_out=result.left_out) is not None:
+            result.memory[name] = torch.cuda.max_memory_allocated() - before
     for number in range(rounds):
         console.print(f"[dim]{workload.name}: round {number + 1} of {rounds}[/]")
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            for _ in range(workload.calls):
-                contender(workload.texts)
-            result.seconds[name].append((time.perf_counter() - start) / workload.calls)
+        for name in [name for name in contenders if name not in result.left_out]:
+            seconds = attempt(
+                contenders[name], workload.texts, name=name, left_out=result.left_out, calls=workload.calls
+            )
+            if seconds is None:
+                result.seconds.pop(name, None)
+            else:
+                result.seconds.setdefault(name, []).append(seconds)
         result.peak_flops.append(matrix_flops(shape))
     return result
 
@@ -214,6 +267,7 @@ def report(results: Sequence[Result], shape: Shape, about: dict[str, Any]) -> di
                     name: result.fraction_of_peak(name, shape) for name in result.seconds if name != TOKENISING
                 },
                 "bytes_beside_weights": result.memory,
+                "left_out": result.left_out,
             }
             for result in results
         ],
@@ -248,13 +302,9 @@ def main(
             intermediate=shape.intermediate,
         )
         before = torch.cuda.memory_allocated()
-        contenders = load_contenders(checkpoint)
-        for contender in contenders.values():
-            contender([QUERY])  # FlagEmbedding brings its weights to the GPU only now
+        contenders, about["left_out"] = load_contenders(checkpoint)
         about["bytes_of_all_weights"] = torch.cuda.memory_allocated() - before
         about["lowest_cosine_to_float32"] = check_cosine(checkpoint, contenders[OURS], make_texts(tokenizer, [20, 200]))
-        if FLAG not in contenders:
-            console.print("[yellow]FlagEmbedding is not installed: m3connect is timed alone.[/]")
         results = []
         for workload in workloads(tokenizer, LENGTHS, min(total, 16_384) if quick else total):
             results.append(measure(workload, contenders, shape, rounds))

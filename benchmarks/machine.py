@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,19 @@ def version(name: str) -> str | None:
 
 
 def write_report(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write everything that a benchmark measured as JSON, with the day; `benchmarks/page.py` reads it."""
-    report = {"date": datetime.now(UTC).date().isoformat(), **figures}
+    """Write everything that a benchmark measured as JSON, with day and command; `benchmarks/page.py` reads it."""
+    command = shlex.join([Path(sys.argv[0]).name, *_arguments(sys.argv[1:])])
+    report = {"date": datetime.now(UTC).date().isoformat(), "command": command, **figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _arguments(given: Sequence[str]) -> Iterator[str]:
+    """Leave out where the report goes, and where on this machine absolute paths lead."""
+    left = iter(given)
+    for one in left:
+        if one == "--json":
+            next(left)
+        elif not one.startswith("--json="):
+            path = Path(one)
+            yield f".../{'/'.join(path.parts[-2:])}" if path.is_absolute() else one

@@ -38,10 +38,32 @@ def _workload(workload: Report) -> list[str]:
     if cosines := workload.get("cosines"):
         said = ", ".join(f"{name} {cosine:.5f}" for name, cosine in cosines.items())
         lines += [f"Lowest cosine of a dense vector to float32's: {said}.", ""]
-    if left_out := workload.get("left_out"):
-        said = "; ".join(f"{name} ({why})" for name, why in left_out.items())
-        lines += [f"Left out: {said}.", ""]
-    return lines
+    return [*lines, *_left_out(workload)]
+
+
+def _left_out(report: Report) -> list[str]:
+    said = "; ".join(f"{name} ({why})" for name, why in report.get("left_out", {}).items())
+    return [f"Left out: {said}.", ""] if said else []
+
+
+def gpu(report: Report) -> list[str]:
+    """Times of every contender over ours, workload by workload, with shares of the GPU's speed and its memory."""
+    lines = []
+    for workload in report["workloads"]:
+        shares = [f"{name} {100 * share:.0f} %" for name, share in workload["fraction_of_matmul"].items()]
+        memory = [f"{name} {number(used / 1e6)} MB" for name, used in workload["bytes_beside_weights"].items()]
+        lines += [
+            *_workload(workload),
+            f"Share of the GPU's own matrix product, measured in the same rounds: {'; '.join(shares)}.",
+            "",
+            f"Most memory taken on the GPU, weights not counted: {'; '.join(memory)}.",
+            "",
+        ]
+    said = (
+        f"Weights of all together: {number(report['bytes_of_all_weights'] / 1e9)} GB. Lowest cosine of a dense vector "
+    )
+    said += f"to that of float32 on the processor: {report['lowest_cosine_to_float32']:.5f}."
+    return [*lines, said, "", *_left_out(report)]
 
 
 def search(report: Report) -> list[str]:

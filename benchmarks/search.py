@@ -24,7 +24,7 @@ def main(
         1000,
         10000,
     ],
-    depths: Annotated[list[int], typer.Option(min=10, help="How many candidates are reranked; likewise.")] = [30, 100],  # noqa: B006
+    depths: Annotated[list[int], typer.Option(min=10, help="How many candidates are reranked; likewise.")] = [30, 100],  # noqa: B006  # typer copies it
     rounds: Annotated[int, typer.Option(min=1, help="How many questions; the median counts.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of the tokenizers.")] = 2,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,

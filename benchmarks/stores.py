@@ -49,7 +49,7 @@ def main(
         1000,
         10000,
     ],
-    backends: Annotated[list[str], typer.Option(help="Give it once for each; all by default.")] = [],  # noqa: B006
+    backends: Annotated[list[str], typer.Option(help="Give it once for each; all by default.")] = [],  # noqa: B006  # typer copies it
     rounds: Annotated[int, typer.Option(min=3, help="How often each searches; the median counts.")] = 21,
     settle: Annotated[float, typer.Option(help="Seconds between filling and searching.")] = 5.0,
     memory: Annotated[bool, typer.Option(help="Fill each once more, in a process of its own.")] = True,

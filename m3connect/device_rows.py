@@ -5,7 +5,7 @@ PyTorch is imported where it is used, so that importing the package stays light.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +16,7 @@ from m3connect.embeddings import FloatArray, IntArray
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DeviceRows", "device_maxsims"]
+__all__ = ["DeviceRows", "device_maxsims", "query_groups"]
 
 _ROWS = 32768
 """Document tokens in a product: 128 MB in float32 at BGE-M3's size."""
@@ -77,28 +77,51 @@ def device_maxsims(queries: Sequence[FloatArray], documents: DeviceRows) -> Floa
     """
     import torch
 
-    scores = np.zeros((len(queries), len(documents)), np.float32)
-    asked, filled = [i for i, query in enumerate(queries) if len(query)], np.flatnonzero(documents.lengths)
-    if not asked or not len(filled):
+    scores, filled = np.zeros((len(queries), len(documents)), np.float32), np.flatnonzero(documents.lengths)
+    if not len(filled):
         return scores
-    device = documents.vectors.device
-    tokens = np.concatenate([np.asarray(queries[i], np.float32) for i in asked])
-    if tokens.shape[1] != documents.vectors.shape[1]:
-        raise ValueError(
-            f"the query's token vectors have dimension {tokens.shape[1]}, the documents' have "
-            f"{documents.vectors.shape[1]}"
-        )
-    counts = np.array([len(queries[i]) for i in asked])
-    with torch.inference_mode():
-        owners = torch.from_numpy(np.repeat(np.arange(len(filled)), documents.lengths[filled])).to(device)
-        parts = torch.split(torch.from_numpy(tokens).to(device), _COLUMNS)
-        best = torch.cat([_best_products(part, documents.vectors, owners, len(filled)) for part in parts], dim=1)
-        askers = torch.from_numpy(np.repeat(np.arange(len(asked)), counts)).to(device)
-        sums = torch.zeros(len(filled), len(asked), dtype=torch.float64, device=device)
-        sums.index_add_(1, askers, best.double())
-        found = sums.cpu().numpy() / counts
-    scores[np.array(asked)[:, None], filled] = found.T
+    owners = torch.from_numpy(np.repeat(np.arange(len(filled)), documents.lengths[filled])).to(documents.vectors.device)
+    for group in query_groups(queries, _COLUMNS):  # so that memory grows with a group's tokens, not with those of all
+        some = [queries[i] for i in group]
+        found = _group_maxsims(some, documents.vectors, owners, count=len(filled))
+        scores[np.array(group)[:, None], filled] = found
     return scores
+
+
+def query_groups(queries: Sequence[FloatArray], most: int) -> Iterator[list[int]]:
+    """Put queries that have tokens together, as long as they have `most` in all; one alone may have more."""
+    group: list[int] = []
+    total = 0
+    for i, query in enumerate(queries):
+        if group and total + len(query) > most:
+            yield group
+            group, total = [], 0
+        if len(query):
+            group.append(i)
+            total += len(query)
+    if group:
+        yield group
+
+
+def _group_maxsims(
+    queries: Sequence[FloatArray], vectors: torch.Tensor, owners: torch.Tensor, *, count: int
+) -> FloatArray:
+    """Return [q, count] scores of queries that have tokens; the other arguments are those of `_best_products`."""
+    import torch
+
+    tokens = np.concatenate([np.asarray(query, np.float32) for query in queries])
+    if tokens.shape[1] != vectors.shape[1]:
+        raise ValueError(
+            f"the query's token vectors have dimension {tokens.shape[1]}, the documents' have {vectors.shape[1]}"
+        )
+    counts, device = np.array([len(query) for query in queries]), vectors.device
+    with torch.inference_mode():
+        parts = torch.split(torch.from_numpy(tokens).to(device), _COLUMNS)
+        best = torch.cat([_best_products(part, vectors, owners, count) for part in parts], dim=1)
+        askers = torch.from_numpy(np.repeat(np.arange(len(queries)), counts)).to(device)
+        sums = torch.zeros(count, len(queries), dtype=torch.float64, device=device)
+        sums.index_add_(1, askers, best.double())
+        return np.asarray((sums.cpu().numpy() / counts).T, np.float32)
 
 
 def _best_products(queries: torch.Tensor, vectors: torch.Tensor, owners: torch.Tensor, count: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from queue import SimpleQueue
 from threading import Thread
@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from m3connect.device_rows import DeviceRows, device_maxsims
+from m3connect.device_rows import DeviceRows, device_maxsims, query_groups
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.threads import hire, torch_threads
 from m3connect.token_rows import TokenRows
@@ -54,14 +54,11 @@ _LANES = 8
 def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows) -> FloatArray:
     """Return [q, n] scores; `m3connect.scoring.multi_vector` says of what."""
     if isinstance(documents, DeviceRows):
-        scores = np.zeros((len(queries), len(documents)), np.float32)
-        for group in _groups(queries):  # so that memory grows with a group's tokens, not with those of all queries
-            scores[group] = device_maxsims([queries[i] for i in group], documents)
-        return scores
+        return device_maxsims(queries, documents)
     lengths = documents.lengths if isinstance(documents, TokenRows) else np.array([len(rows) for rows in documents])
     scores = np.zeros((len(queries), len(lengths)), np.float32)
     filled = np.flatnonzero(lengths)
-    for group in _groups(queries) if len(filled) else ():
+    for group in query_groups(queries, _COLUMNS) if len(filled) else ():
         tokens = np.concatenate([queries[i] for i in group])
         counts = np.array([len(queries[i]) for i in group])
         best = _best_products(tokens, documents, lengths[filled])
@@ -70,21 +67,6 @@ def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows
         sums = np.add.reduceat(best, np.cumsum(counts) - counts, axis=1, dtype=np.float64)
         scores[np.array(group)[:, None], filled] = (sums / counts).T
     return scores
-
-
-def _groups(queries: Sequence[FloatArray]) -> Iterator[list[int]]:
-    """Put queries that have tokens together, as long as they fit into one product."""
-    group: list[int] = []
-    total = 0
-    for i, query in enumerate(queries):
-        if group and total + len(query) > _COLUMNS:
-            yield group
-            group, total = [], 0
-        if len(query):
-            group.append(i)
-            total += len(query)
-    if group:
-        yield group
 
 
 def _best_products(queries: FloatArray, documents: Matrices, lengths: IntArray) -> FloatArray:

@@ -1,16 +1,18 @@
-r"""Build the bundled demonstration model `m3-mini` from open data.
+"""Build the bundled demonstration model `m3-mini` from open data.
 
-    PYTHONPATH=. python scripts/build_m3_mini.py --data ../shared/data --untrained --out m3connect/assets/m3-mini
-    PYTHONPATH=. python scripts/build_m3_mini.py --data ../shared/data --work build/m3-mini --out build/trained
+    export PYTHONPATH=.
+    python scripts/build_m3_mini.py --data ../shared/data --work build/m3-mini --out m3connect/assets/m3-mini
+    python scripts/build_m3_mini.py --data ../shared/data --untrained --out build/initial
 
-The first is the model that is bundled now, made in some minutes and to the same bytes each time; its card is written by
-hand. The second goes on to train it.
+The first makes the bundled model anew, with its card, in place of what is in that folder. The second stops after the
+initialisation, some minutes, and writes that: the model that training begins with.
 
 It trains a tokenizer, initialises the encoder by cross-lingual LSA, trains it with `m3connect.train`, writes the folder
 in the layout that BAAI/bge-m3 is published in, loads it again as a stranger would, and measures it and the initialised
-model on rows that neither was made of. No downloads; about an hour on two cores. Run again after a kill, it goes on
-from the newest checkpoint. Besides m3connect and what it needs, it wants `sentencepiece`. Where other programs use the
-processor too, set OMP_WAIT_POLICY=passive: threads that wait for each other otherwise burn most of the time.
+model on rows that neither was made of. No downloads; about an hour and a half on two cores (estimated). Run again
+after a kill, it goes on from the newest checkpoint. Besides m3connect and what it needs, it wants `sentencepiece`.
+Where other programs use the processor too, set OMP_WAIT_POLICY=passive: threads that wait for each other otherwise burn
+most of the time.
 
 The same data and the same versions of the libraries should give the same bytes on the same kind of processor: seeds and
 the numbers of threads are fixed, and each batch is a function of its step. The initialisation, in double precision, was

@@ -147,7 +147,7 @@ class Case:
         return np.unique([*range(0, count, step), count - 1]).astype(np.int32)
 
 
-def encode_all(model: Any, texts: list[str], tokens: list[int]) -> Iterator[Case]:  # noqa: ANN401
+def encode_all(model: Any, texts: list[str], tokens: list[int]) -> Iterator[Case]:  # noqa: ANN401  # FlagEmbedding has no types
     """Encode all texts at the largest max_length, and those that a smaller one cuts at that one too."""
     for max_length in MAX_LENGTHS:
         chosen = [i for i, n in enumerate(tokens) if max_length == max(MAX_LENGTHS) or n > max_length]
@@ -185,7 +185,7 @@ def pack(cases: list[Case], tokens: list[int]) -> dict[str, Any]:
     }
 
 
-def score_pairs(model: Any, texts: list[str]) -> dict[str, Any]:  # noqa: ANN401
+def score_pairs(model: Any, texts: list[str]) -> dict[str, Any]:  # noqa: ANN401  # FlagEmbedding has no types
     """Scores of PAIRS; only batch_size=1 is sound, because FlagEmbedding's padding takes part in the maximum."""
     scores = model.compute_score(
         [(texts[query], texts[passage]) for query, passage in PAIRS],

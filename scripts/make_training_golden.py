@@ -53,11 +53,11 @@ CASES = [
 """Without in-batch negatives FlagEmbedding's integrated loss crashes or is 0, so the heads' own losses are summed."""
 
 
-def make_model(case: Case, scores: dict[str, Tensor]) -> Any:  # noqa: ANN401
+def make_model(case: Case, scores: dict[str, Tensor]) -> Any:  # noqa: ANN401  # FlagEmbedding has no types
     """FlagEmbedding's M3 model with the given scores in place of an encoder."""
     from FlagEmbedding.finetune.embedder.encoder_only.m3.modeling import EncoderOnlyEmbedderM3Model
 
-    class Model(EncoderOnlyEmbedderM3Model):  # type: ignore[misc]
+    class Model(EncoderOnlyEmbedderM3Model):  # type: ignore[misc]  # FlagEmbedding has no types
         def encode(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return features, features, features
 

@@ -44,6 +44,23 @@ TEST = {"difference": 0.001, "p_value": 0.547, "better": 6, "worse": 5, "queries
 REPORTS: dict[str, dict[str, Any]] = {
     "encode": {"workloads": [WORKLOAD]},
     "encode_query": {"workloads": [WORKLOAD]},
+    "gpu": {
+        "workloads": [
+            {
+                "name": "8,192 tokens",
+                "texts": 64,
+                "tokens": 524288,
+                "seconds": {"m3connect": [2.0, 1.0, 3.0], "tokenising alone": [0.5, 0.5, 0.5]},
+                "fraction_of_matmul": {"m3connect": 0.512},
+                "bytes_beside_weights": {"m3connect": 882e6, "tokenising alone": 0},
+                "left_out": {"FlagEmbedding": "OutOfMemoryError: CUDA out of memory."},
+            }
+        ],
+        "gpu": "A GPU",
+        "left_out": {},
+        "bytes_of_all_weights": 1.53e9,
+        "lowest_cosine_to_float32": 0.99991,
+    },
     "search": {
         "model": "6 x 384",
         "results": [{**SEARCHED, "contender": "m3connect, TokenStore", "shared": [1.0, 0.9]}],
@@ -102,6 +119,7 @@ REPORTS: dict[str, dict[str, Any]] = {
 EXPECTED = {
     "encode": "| FlagEmbedding, default | 200 | 6,000 | 4,000 .. 9,000 | 3.00 | 12.0 |",
     "encode_query": "Share of the machine's own matrix product, measured in the same rounds: float32 83 %.",
+    "gpu": "| tokenising alone | 1,048,576 | 500 | 500 .. 500 | 0.25 |",
     "search": "| 1,000 | 30 | edge | by hand, encode | 12.5 |",
     "rerank": "| ours, int8 | 3.00 | 8.00 | no |",
     "sparse": "| m3connect, SparseRows | 5.00 | 10.0 |",
@@ -141,10 +159,11 @@ def test_figures_become_rows_with_what_they_were_measured_on(page: Any, tmp_path
     lines = page.page(tmp_path).splitlines()
     section = next(one for one in page.SECTIONS if one.name == name)
     assert EXPECTED[name] in lines
-    told = next(line for line in lines if line.startswith(f"`{section.command}`"))
+    told = next(line for line in lines if line.startswith(f"`{section.command({})}`"))
     assert "rounds: 3, threads: 2" in told
+    gpu = ", A GPU" if name == "gpu" else ""
     assert told.endswith(
-        "2026-02-03, A processor (2 cores), load average 0.2 before; m3connect 0.1.0, FlagEmbedding 1.4.2."
+        f"2026-02-03, A processor (2 cores){gpu}, load average 0.2 before; m3connect 0.1.0, FlagEmbedding 1.4.2."
     )
 
 
@@ -160,10 +179,40 @@ def test_tables_have_as_many_cells_in_each_row(page: Any, tmp_path: Path, name: 
 def test_a_benchmark_without_figures_is_named_with_its_command(page: Any, tmp_path: Path) -> None:
     written = page.page(tmp_path)
     for section in page.SECTIONS:
-        assert f"\nNot measured yet. What measures it:\n\n```\n{section.command}\n```\n" in written
-        script = section.command.split()[1]
+        command = section.command({})
+        assert f"\nNot measured yet. What measures it:\n\n```\n{command}\n```\n" in written
+        script = command.split()[1]
         assert (REPOSITORY / script).is_file(), script
-        assert f"--json benchmarks/results/{section.name}.json" in section.command
+        assert f"--json benchmarks/results/{section.name}.json" in command
+
+
+def test_a_gpu_is_shown_with_its_limit_its_memory_and_who_had_too_little(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps({**ABOUT, **REPORTS["gpu"]}), encoding="utf-8")
+    lines = page.page(tmp_path).splitlines()
+    assert "Share of the GPU's own matrix product, measured in the same rounds: m3connect 51 %." in lines
+    assert "Most memory taken on the GPU, weights not counted: m3connect 882 MB; tokenising alone 0.00 MB." in lines
+    assert "Left out: FlagEmbedding (OutOfMemoryError: CUDA out of memory.)." in lines
+    weights = "Weights of all together: 1.53 GB."
+    assert f"{weights} Lowest cosine of a dense vector to that of float32 on the processor: 0.99991." in lines
+
+
+def test_a_run_that_was_skipped_is_no_measurement(page: Any, tmp_path: Path) -> None:
+    found = {"date": "2026-02-03", "command": "gpu.py --quick", "skipped": "skipped: there is no GPU here"}
+    (tmp_path / "gpu.json").write_text(json.dumps(found), encoding="utf-8")
+    command = "python benchmarks/gpu.py --json benchmarks/results/gpu.json"
+    said = f"What measures it:\n\n```\n{command}\n```\n\nThe last run was skipped: there is no GPU here.\n"
+    assert said in page.page(tmp_path)
+
+
+@pytest.mark.parametrize("given", [["--json", "x.json"], ["--json=x.json"]])
+def test_the_page_tells_the_command_that_made_the_figures(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    arguments = ["--rounds", "3", *given, "--only", "mixed lengths", str(tmp_path / "sets" / "val")]
+    monkeypatch.setattr("sys.argv", ["/somewhere/encode.py", *arguments])
+    importlib.import_module("machine").write_report(tmp_path / "encode.json", {**ABOUT, **REPORTS["encode"]})
+    command = "python benchmarks/encode.py --rounds 3 --only 'mixed lengths' .../sets/val"
+    assert f"\n`{command} --json benchmarks/results/encode.json`, " in page.page(tmp_path)
 
 
 def test_contenders_workloads_and_memory_that_are_new_in_encode_are_shown(page: Any, tmp_path: Path) -> None:

@@ -71,3 +71,14 @@ def test_ratios_are_medians_of_questions_side_by_side(bench: Any) -> None:
     elsewhere = measured(1000, 30, "memory", names.STORED, [{"total": 0.1}] * 3)
     line = {"documents": 1000, "depth": 30, "backend": "edge", "peer": names.HAND, "contender": names.STORED}
     assert bench.reporting.ratios([ours, peer, elsewhere]) == [{**line, "times": 20.0}]
+
+
+@pytest.mark.parametrize("peer", ["by hand, encode", "by hand, compute_score"])
+def test_scores_by_hand_must_be_ours(bench: Any, contenders: Any, peer: str) -> None:
+    exact = contenders.anew.answer("seas", 12)
+    answers = {bench.contenders.STORED: contenders.stored.answer("seas", 12), bench.contenders.ANEW: exact}
+    collection = bench.measuring.Collection(len(DOCUMENTS), "memory", {})
+    bench.measuring._check(collection, {**answers, peer: exact})
+    off = bench.stages.Answer([(name, score + 0.01) for name, score in exact.found], exact.seconds)
+    with pytest.raises(ValueError, match=f"{peer}: 10 of m3connect's 10 hits were found, with scores off by 1.0e-02"):
+        bench.measuring._check(collection, {**answers, peer: off})

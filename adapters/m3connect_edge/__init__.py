@@ -8,7 +8,7 @@ from __future__ import annotations
 
 try:
     import filelock  # noqa: F401  # here, so that their absence is told once and says what to install
-    import qdrant_edge  # noqa: F401
+    import qdrant_edge  # noqa: F401  # likewise
 except ImportError as error:
     raise ImportError('m3connect_edge needs qdrant-edge-py: pip install "m3connect[qdrant-edge]"') from error
 

@@ -29,9 +29,9 @@ Encode: TypeAlias = Callable[[Sequence[str]], Views]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Contender:
-    """A library in one precision at one setting, from texts to dense vectors and sparse weights."""
+    """A package in one precision at one setting, from texts to dense vectors and sparse weights."""
 
-    library: str
+    package: str
     encode: Encode = field(repr=False)
     precision: str = "float32"
     setting: str = ""
@@ -45,12 +45,12 @@ class Contender:
     def name(self) -> str:
         """What it is called in tables and in JSON, such as `FlagEmbedding, default` or `m3connect, int8`."""
         precision = self.precision if self.several_precisions else ""
-        return ", ".join(part for part in (self.library, precision, self.setting) if part)
+        return ", ".join(part for part in (self.package, precision, self.setting) if part)
 
     @property
     def family(self) -> tuple[str, str]:
         """What only its best setting is measured of."""
-        return self.library, self.precision
+        return self.package, self.precision
 
 
 def name_of_ours(precision: str) -> str:

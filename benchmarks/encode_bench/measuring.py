@@ -72,7 +72,7 @@ class Result:
     @property
     def best_peer(self) -> str | None:
         """FlagEmbedding's fastest setting by median, its default included."""
-        names = [name for name, one in self.contenders.items() if one.library == FLAG]
+        names = [name for name, one in self.contenders.items() if one.package == FLAG]
         return min(names, key=self.median, default=None)
 
     @property
@@ -170,7 +170,7 @@ def _leave_out(contender: Contender, reason: str, left_out: dict[str, str], erro
     Raises:
         ValueError: the contender is m3connect.
     """
-    if contender.library == OURS:
+    if contender.package == OURS:
         raise ValueError(f"{contender.name}: {reason}") from error
     console.print(f"[yellow]{contender.name} is left out: {reason}[/]")
     left_out[contender.name] = reason
@@ -183,7 +183,7 @@ def choose(trial: Trial, workload: Workload, precisions: Sequence[Precision]) ->
     for contender in sorted(trial.seconds, key=trial.seconds.__getitem__):
         if workload.long and not contender.for_long:
             continue
-        if contender.library == OURS:
+        if contender.package == OURS:
             chosen += [contender] if contender.precision in precisions else []
         elif best.setdefault(contender.family, contender) is contender or _is_default(contender):
             chosen.append(contender)
@@ -191,7 +191,7 @@ def choose(trial: Trial, workload: Workload, precisions: Sequence[Precision]) ->
 
 
 def _is_default(contender: Contender) -> bool:
-    return contender.library == FLAG and contender.setting == DEFAULT
+    return contender.package == FLAG and contender.setting == DEFAULT
 
 
 def _measure(workload: Workload, plan: Plan, trial: Trial) -> Result:

@@ -16,7 +16,7 @@ from encode_bench.loading import console
 from encode_bench.measuring import Result
 
 _DEFAULT = f"{FLAG}, {DEFAULT}"
-_LIBRARIES = ("m3connect", "FlagEmbedding", "transformers", "onnxruntime", "onnx", "openvino", "m3serve")
+_PACKAGES = ("m3connect", "FlagEmbedding", "transformers", "onnxruntime", "onnx", "openvino", "m3serve")
 _OTHERS = ("torch", "tokenizers", "numpy")
 
 
@@ -50,7 +50,7 @@ def show(result: Result) -> None:
 
 def rows(result: Result) -> list[dict[str, Any]]:
     """One row for each contender of a workload, ours last, slower ones first."""
-    ordered = sorted(result.seconds, key=lambda name: (result.contenders[name].library == OURS, -result.median(name)))
+    ordered = sorted(result.seconds, key=lambda name: (result.contenders[name].package == OURS, -result.median(name)))
     return [_row(result, name) for name in ordered]
 
 
@@ -62,7 +62,7 @@ def _row(result: Result, name: str) -> dict[str, Any]:
         "texts": len(workload.texts),
         "tokens": workload.tokens,
         "contender": name,
-        "library": contender.library,
+        "package": contender.package,
         "precision": contender.precision,
         "setting": contender.setting,
         "rounds": len(seconds),
@@ -136,7 +136,7 @@ def _workload(result: Result) -> dict[str, Any]:
 
 
 def _ours(result: Result) -> list[tuple[str, Any]]:
-    return [(name, one) for name, one in result.contenders.items() if one.library == OURS]
+    return [(name, one) for name, one in result.contenders.items() if one.package == OURS]
 
 
 def about_machine(threads: int, rounds: int) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def about_machine(threads: int, rounds: int) -> dict[str, Any]:
         "threads": threads,
         "rounds": rounds,
         "load_average_before": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in (*_LIBRARIES, *_OTHERS)},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in (*_PACKAGES, *_OTHERS)},
     }
 
 

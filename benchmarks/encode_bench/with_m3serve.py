@@ -13,7 +13,7 @@ import numpy as np
 from encode_bench.contenders import DEFAULT, Contender, Views
 from m3connect.encoder.tokenizer import M3Tokenizer
 
-LIBRARY = "m3serve"
+PACKAGE = "m3serve"
 BATCH_SIZES = (1, 4, 8, 16)
 """How many requests share a batch; its default is 256."""
 
@@ -40,15 +40,15 @@ def load_m3serve(checkpoint: Path, resources: ExitStack) -> Iterator[Contender]:
         resources.callback(_stop, runner, engine)
         setting = DEFAULT if size is None else f"request a text, max_batch_size={size}"
         encode = _Encode(runner, engine, special, together=size is None)
-        yield Contender(LIBRARY, encode, setting=setting, several_precisions=False, for_long=size == 1)
+        yield Contender(PACKAGE, encode, setting=setting, several_precisions=False, for_long=size == 1)
 
 
-def _stop(runner: asyncio.Runner, engine: Any) -> None:  # noqa: ANN401
+def _stop(runner: asyncio.Runner, engine: Any) -> None:  # noqa: ANN401  # m3serve's Engine
     runner.run(engine.stop())
 
 
 class _Encode:
-    def __init__(self, runner: asyncio.Runner, engine: Any, special: list[int], *, together: bool) -> None:  # noqa: ANN401
+    def __init__(self, runner: asyncio.Runner, engine: Any, special: list[int], *, together: bool) -> None:  # noqa: ANN401  # m3serve's Engine
         self._runner, self._engine, self._special, self._together = runner, engine, set(special), together
 
     def __call__(self, texts: Sequence[str]) -> Views:

@@ -19,7 +19,7 @@ from encode_bench.with_torch import Published
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.tokenizer import M3Tokenizer
 
-LIBRARY = "ONNX Runtime"
+PACKAGE = "ONNX Runtime"
 _LONG = 2048
 
 
@@ -41,7 +41,7 @@ def load_onnx_runtime(checkpoint: Path, threads: int) -> Iterator[Contender]:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             for budget in BUDGETS:
                 encode = PaddedEncoder(tokenizer, partial(_compute, session), budget, workers=workers)
-                yield Contender(LIBRARY, encode, precision, f"{budget} tokens x {workers}")
+                yield Contender(PACKAGE, encode, precision, f"{budget} tokens x {workers}")
 
 
 def export(checkpoint: Path, path: Path) -> Path:
@@ -80,7 +80,7 @@ def quantize(path: Path) -> Path:
     return out
 
 
-def _compute(session: Any, ids: IntArray, mask: IntArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
+def _compute(session: Any, ids: IntArray, mask: IntArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401  # onnxruntime's InferenceSession
     import onnxruntime
 
     options = onnxruntime.RunOptions()

@@ -17,7 +17,7 @@ from encode_bench.with_torch import Published
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.tokenizer import M3Tokenizer
 
-LIBRARY = "OpenVINO"
+PACKAGE = "OpenVINO"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -46,13 +46,13 @@ def load_openvino(checkpoint: Path, threads: int) -> Iterator[Contender]:
             compute = _Compute(openvino.Core().compile_model(model, "CPU", settings))
             for budget in BUDGETS:
                 encode = PaddedEncoder(tokenizer, compute, budget, workers=streams)
-                yield Contender(LIBRARY, encode, precision, f"{budget} tokens x {streams}")
+                yield Contender(PACKAGE, encode, precision, f"{budget} tokens x {streams}")
 
 
 class _Compute:
     """A compiled model, with a request for each thread that asks."""
 
-    def __init__(self, compiled: Any) -> None:  # noqa: ANN401
+    def __init__(self, compiled: Any) -> None:  # noqa: ANN401  # openvino's CompiledModel
         self._compiled = compiled
         self._local = threading.local()
 

@@ -16,7 +16,7 @@ from encode_bench.padded import BUDGETS, PaddedEncoder
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.tokenizer import M3Tokenizer
 
-LIBRARY = "transformers"
+PACKAGE = "transformers"
 
 
 class Published(nn.Module):
@@ -52,7 +52,7 @@ def load_transformers(checkpoint: Path) -> Iterator[Contender]:
         model = Published(checkpoint, dtype=getattr(torch, precision))
         for budget in BUDGETS:
             encode = PaddedEncoder(tokenizer, _Compute(model), budget)
-            yield Contender(LIBRARY, encode, precision, f"{budget} tokens")
+            yield Contender(PACKAGE, encode, precision, f"{budget} tokens")
 
 
 class _Compute:

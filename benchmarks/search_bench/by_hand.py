@@ -77,7 +77,7 @@ class ByHand(Contender):
     _needs_tokens = True
     """Whether the question's token vectors are asked for."""
 
-    def __init__(self, model: Any, shard: EdgeShard) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, shard: EdgeShard) -> None:  # noqa: ANN401  # FlagEmbedding has no types
         self._model, self._shard = model, shard
         self._watch = Stopwatch()
 

@@ -208,12 +208,12 @@ def _check(collection: Collection, answers: dict[str, Answer]) -> None:
     Raises:
         ValueError: scores by hand are others, or in spite of the token store candidates were encoded.
     """
-    exact, by_hand = dict(answers[ANEW].found), answers.get(HAND)
-    if by_hand is not None:
-        off = [abs(score - exact[name]) for name, score in by_hand.found if name in exact]
+    exact = dict(answers[ANEW].found)
+    for peer in {HAND, COMPUTE} & answers.keys():
+        off = [abs(score - exact[name]) for name, score in answers[peer].found if name in exact]
         if len(off) < len(exact) / 2 or max(off) > MOST_OFF:
             raise ValueError(
-                f"by hand {len(off)} of m3connect's {len(exact)} hits were found, with scores off by "
+                f"{peer}: {len(off)} of m3connect's {len(exact)} hits were found, with scores off by "
                 f"{max(off, default=0):.1e}; expected at least half of them, and at most {MOST_OFF}"
             )
     if encoded := answers[STORED].seconds["encode candidates"]:

@@ -30,7 +30,7 @@ from store_bench.contenders import (
     open_declared,
     open_ours,
 )
-from store_bench.data import KINDS, Data, Found, Kind, make_data
+from store_bench.data import BATCH, KINDS, Data, Found, Kind, make_data
 from store_bench.with_langchain import LangChainMilvus, LangChainQdrant
 
 console = Console()
@@ -93,6 +93,7 @@ def _measure_backend(backend: str, data: Data, size: int, settle: float) -> list
             (Measured(backend, name, size), open_contender(backend, name, data, folder, resources))
             for name in names_of(backend)
         ]
+        _warm_up(backend)
         turns = random.Random(0)  # an order, no secret
         console.print(f"[dim]{backend}, {size:,} documents: filling[/]")
         _fill(pairs, data, turns)
@@ -105,6 +106,17 @@ def _measure_backend(backend: str, data: Data, size: int, settle: float) -> list
                     if kind in kinds_of(result.backend, result.name):
                         result.search[kind].append(_time_search(contender, kind, turn))
         return [result for result, _ in pairs]
+
+
+def _warm_up(backend: str) -> None:
+    """Fill and flush a small collection that nobody measures: the first in a process may cost more."""
+    data = make_data(BATCH, 1)
+    with ExitStack() as resources:
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        (folder / "ours").mkdir()
+        contender = open_contender(backend, OURS, data, folder, resources)
+        contender.ingest(data.batches[0])
+        contender.finish()
 
 
 def _shuffled(pairs: list[tuple[Measured, Contender]], turns: random.Random) -> list[tuple[Measured, Contender]]:

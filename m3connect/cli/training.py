@@ -102,5 +102,5 @@ def _settings(path: Path | None, given: dict[str, Any]) -> TrainConfig:
     return TrainConfig(**tuples)
 
 
-def _as_tuple(value: Any) -> Any:  # noqa: ANN401
+def _as_tuple(value: Any) -> Any:  # noqa: ANN401  # any JSON
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

@@ -88,12 +88,12 @@ class _GatherWithGradient(torch.autograd.Function):
     """All ranks' rows; backwards, a rank's rows get the sum of what all ranks' losses say about them."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ANN401  # torch's context
         parts = _gather(rows)
         before = sum(len(part) for part in parts[: rank()])
         ctx.own = slice(before, before + len(rows))
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401  # torch's context
         return sum_over_ranks(gradients[0].contiguous())[ctx.own]

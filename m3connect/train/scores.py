@@ -113,7 +113,7 @@ class _BestSimilarity(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, passages: Tensor, counts: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, queries: Tensor, passages: Tensor, counts: Tensor) -> Tensor:  # noqa: ANN401  # torch's context
         best = queries.new_empty(len(queries), len(counts))
         winners = torch.empty(best.shape, dtype=torch.int32, device=queries.device)
         for columns, rows in _padded_chunks(counts, len(queries)):
@@ -125,7 +125,7 @@ class _BestSimilarity(torch.autograd.Function):
         return best
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401  # torch's context
         queries, passages, winners = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         to_queries = to_passages = None
