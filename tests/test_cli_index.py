@@ -175,6 +175,21 @@ def test_changing_to_windows_and_back_stores_nothing_twice(run, edge, notes):
     assert stored(edge).keys() == {"a.txt", "sub/b.md", "one", "two", "long.txt"}
 
 
+@pytest.mark.parametrize("text", ["red apple", LONG], ids=["whole", "cut"])
+def test_a_document_with_the_id_of_a_further_window_stays_where_a_file_holds_it(run, spec, notes, text):
+    index = ("index", notes, "--store", spec, "--model", "m3-mini", "--chunk", 64)
+    whole = json.dumps({"id": "a", "text": text})
+    write(notes, {"rows.jsonl": whole})
+    run(*index)
+    further = f"a#{sum(name.startswith('a#') for name in stored(spec))}"
+    write(notes, {"rows.jsonl": whole + "\n" + json.dumps({"id": further, "parent_id": "a", "text": "deep sea"})})
+    for unchanged in (len(stored(spec)), len(stored(spec)) + 1):
+        again = run(*index)
+        assert f"unchanged  {unchanged}" in again.stdout
+        assert "outdated" not in again.stdout
+        assert further in stored(spec)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -126,7 +126,7 @@ class Intake:
                     yield from cut
 
     def remove_outdated(self, rejected: Iterable[Document]) -> int:
-        """Delete windows that older versions of the documents had and the new ones lack.
+        """Delete windows that older versions of the documents had and the new ones lack, and nothing that files hold.
 
         Args:
             rejected: what did not go in; of these the older version stays whole.
@@ -137,7 +137,9 @@ class Intake:
         kept = {name for document in rejected for name in (document.id, document.parent_id)}
         counts = [(name, count) for name, count in self._windows.items() if name not in kept]
         groups = map(dict, batches(counts, _TOGETHER))
-        return sum(remove_old_windows(self._store, group, token_store=self._token_store) for group in groups)
+        return sum(
+            remove_old_windows(self._store, group, token_store=self._token_store, keep=self.ids) for group in groups
+        )
 
     def _stored(self, names: Iterable[str]) -> dict[str, Document]:
         """Return what is stored of documents: themselves, and their first windows."""
