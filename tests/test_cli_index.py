@@ -2,10 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from support import require, store_spec
 
+from m3connect import MemoryStore
+from m3connect.chunking import chunk
+from m3connect.cli.indexing import index_files
 from m3connect.opening import open_store
+from m3connect.testing import FakeEncoder
 
 
 @pytest.fixture(params=["edge", "qdrant", "milvus"])
@@ -188,6 +193,26 @@ def test_a_document_with_the_id_of_a_further_window_stays_where_a_file_holds_it(
         assert f"unchanged  {unchanged}" in again.stdout
         assert "outdated" not in again.stdout
         assert further in stored(spec)
+
+
+def test_what_did_not_change_is_read_once(notes):
+    class Asked(MemoryStore):
+        def get(self, ids):
+            asked.extend(ids)
+            return super().get(ids)
+
+    def cut(document):
+        return list(chunk([document], letters, max_tokens=10, overlap=0))
+
+    def letters(text):
+        return np.array([[i, i + 1] for i in range(len(text))])
+
+    store = Asked(dim=16)
+    for _ in range(2):
+        asked = []
+        index_files(FakeEncoder(), store, [notes], cut=cut)
+        assert sorted(asked) == sorted(set(asked))
+    assert {"a.txt", "a.txt#0", "a.txt#2", "one", "one#0"} <= set(asked)
 
 
 @pytest.mark.parametrize(
