@@ -237,6 +237,33 @@ def test_a_token_store_to_be_read_is_left_as_it_is(encoder: FakeEncoder, tmp_pat
         assert len(tokens) == 2
 
 
+def test_a_search_does_not_fail_where_token_vectors_cannot_be_stored(
+    encoder: FakeEncoder, tokens: TokenStoreBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    store = MemoryStore(dim=16)
+    ingest(encoder, store, DOCUMENTS)
+    monkeypatch.setattr(tokens, "_write", full)
+    found = HybridRetriever(encoder, store, rerank=True, token_store=tokens).search(QUESTIONS[0], top_k=6)
+    exact = HybridRetriever(encoder, store, rerank=True).search(QUESTIONS[0], top_k=6)
+    assert scores(found) == pytest.approx(scores(exact), abs=bound(tokens))
+    assert "6 documents" in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+def test_a_search_with_vectors_of_another_length_than_those_stored_is_refused(
+    encoder: FakeEncoder, tokens: TokenStoreBase
+) -> None:
+    tokens.put([Document("other", "text")], FakeEncoder(32, fingerprint=None).encode(["text"], multi_vector=True))
+    unnamed = FakeEncoder(fingerprint=None)
+    store = MemoryStore(dim=16)
+    ingest(unnamed, store, DOCUMENTS)
+    with pytest.raises(CollectionMismatchError, match="dimension 32"):
+        HybridRetriever(unnamed, store, rerank=True, token_store=tokens).search(QUESTIONS[0])
+
+
 def test_another_models_token_vectors_are_refused(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     other = FakeEncoder(fingerprint="other")
     tokens.put(DOCUMENTS, other.encode(list(TEXTS.values()), multi_vector=True))
