@@ -123,7 +123,8 @@ def open_token_store(spec: str, collection: str, *, readonly: bool = False) -> I
 
     Args:
         spec: a folder, or `qdrant:http://HOST:6333` for a collection on a server; the key comes from `QDRANT_API_KEY`.
-        collection: the documents'; on a server its token vectors are in the collection with `-tokens` after its name.
+        collection: the documents'; on a server its token vectors are in the collection with `-tokens` after its name. A
+            folder knows ids alone: each collection needs one of its own.
         readonly: never write; the folder or collection must be there.
 
     Raises:
