@@ -98,6 +98,31 @@ def test_what_the_store_acknowledged_has_its_token_vectors(encoder: FakeEncoder,
     assert tokens.missing(DOCUMENTS) == []
 
 
+def test_token_vectors_are_checked_and_encoded_once_however_often_they_are_written(
+    encoder: FakeEncoder, tokens: TokenStoreBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def watch(name: str, failing: int = 0) -> None:
+        real = getattr(tokens, name)
+
+        def watched(*args: Any) -> Any:
+            calls.append(name)
+            if calls.count(name) <= failing:
+                raise ConnectionError("try again")
+            return real(*args)
+
+        monkeypatch.setattr(tokens, name, watched)
+
+    watch("problems")
+    watch("encode")
+    watch("_write", failing=1)
+    monkeypatch.setattr(tokens, "is_transient", lambda error: isinstance(error, ConnectionError))
+    assert ingest(encoder, MemoryStore(dim=16), DOCUMENTS, token_store=tokens).stored == 6
+    assert calls == ["problems", "encode", "_write", "_write"]
+    assert tokens.missing(DOCUMENTS) == []
+
+
 def test_a_document_that_is_set_aside_leaves_no_token_vectors(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     report = ingest(encoder, MemoryStore(dim=16), [Document("", "no id"), *DOCUMENTS], token_store=tokens)
     assert len(report.rejected) == 1
