@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 
@@ -97,7 +97,13 @@ class WindowCounter:
         return last
 
 
-def remove_old_windows(store: HybridStore, counts: Mapping[str, int], *, token_store: TokenSink | None = None) -> int:
+def remove_old_windows(
+    store: HybridStore,
+    counts: Mapping[str, int],
+    *,
+    token_store: TokenSink | None = None,
+    keep: Container[str] = (),
+) -> int:
     """Delete what documents left behind that had more windows before, or were whole.
 
     Windows are numbered without a gap, and the last ones are deleted first. So whatever interrupts this, the next call
@@ -107,6 +113,7 @@ def remove_old_windows(store: HybridStore, counts: Mapping[str, int], *, token_s
         store: where the windows are.
         counts: by id, how many windows a document has now; 0 where it is whole.
         token_store: where their token vectors are.
+        keep: ids that stay, since they are documents of their own.
 
     Returns:
         How many were deleted.
@@ -117,6 +124,7 @@ def remove_old_windows(store: HybridStore, counts: Mapping[str, int], *, token_s
     for name, window in following.items():
         if window in there and there[window].parent_id == name:
             stale += _windows_from(store, name, counts[name])
+    stale = [name for name in stale if name not in keep]
     for stop in range(len(stale), 0, -_IDS):
         delete_documents(store, stale[max(0, stop - _IDS) : stop], token_store=token_store)
     return len(stale)

@@ -329,8 +329,9 @@ class _Pipeline:
         """Return the seconds that it took, and how many old windows were deleted."""
         started = time.perf_counter()
         if documents and embeddings is not None:
-            if self._options.token_store is not None:  # first: what the store acknowledges has its token vectors
-                self.retrying(self._options.token_store.put, documents, embeddings)
+            if (tokens := self._options.token_store) is not None:  # first: what is in the store has its token vectors
+                rows = tokens.encode(embeddings.require_multi_vector())  # `problems` has looked at them already
+                self.retrying(tokens.put_rows, documents, rows, fingerprint=embeddings.fingerprint)
             self.retrying(self._store.upsert, documents, embeddings)
         removed = self._remove_old_windows(counts) if counts else 0
         return time.perf_counter() - started, removed

@@ -123,7 +123,8 @@ def open_token_store(spec: str, collection: str, *, readonly: bool = False) -> I
 
     Args:
         spec: a folder, or `qdrant:http://HOST:6333` for a collection on a server; the key comes from `QDRANT_API_KEY`.
-        collection: the documents'; on a server its token vectors are in the collection with `-tokens` after its name.
+        collection: the documents'; on a server its token vectors are in the collection with `-tokens` after its name. A
+            folder knows ids alone: each collection needs one of its own.
         readonly: never write; the folder or collection must be there.
 
     Raises:
@@ -148,17 +149,18 @@ def check_token_spec(spec: str) -> bool:
     """Tell a token store on a Qdrant server from a folder.
 
     Raises:
-        ValueError: it names another database.
+        ValueError: it names another database, or an address alone.
 
     Example:
         >>> check_token_spec("tokens"), check_token_spec("qdrant:http://localhost:6333")
         (False, True)
     """
-    kind, _, place = spec.partition(":")
-    if kind not in _OPENERS or not place:
+    kind, colon, place = spec.partition(":")
+    if not (colon and kind in _OPENERS) and "://" not in spec:
         return False
-    if kind != "qdrant" or not is_server(spec):
+    if kind != "qdrant" or not _is_url(place):
         raise ValueError(f"{spec!r} holds no token vectors: expected a folder, or qdrant:http://HOST:6333")
+    check_spec(spec)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from m3connect import scoring
 from m3connect.embeddings import FloatArray, M3Embeddings
-from m3connect.errors import DocumentNotFoundError
+from m3connect.errors import CollectionMismatchError, DocumentNotFoundError
 from m3connect.filters import Filter
 from m3connect.flows import Call, Flow, compute, run
 from m3connect.fusion import RRF, Fusion, rank
@@ -18,6 +19,8 @@ from m3connect.store import Document, Encoder, Hit, HybridStore
 from m3connect.token_rows import NamedRows, TokenRows
 
 __all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "check_weights", "rerank_hits", "stored_flow"]
+
+logger = logging.getLogger(__name__)
 
 _CANDIDATES_HELD = 256
 """Candidates whose token vectors are in memory at a time: at BGE-M3's size about 1 MB each for 256 tokens."""
@@ -47,8 +50,8 @@ class HybridRetriever:
         depth: how many hits of the store are reranked.
         weights: of dense, sparse and multi-vector scores in the reranked score.
         token_store: where the candidates' token vectors are, a `TokenStore` or `QdrantTokenStore`; those that it lacks
-            are encoded again and, unless it is read-only, stored. None means the store itself where it keeps them, or
-            else encoding again.
+            are encoded again and, unless it is read-only, stored, or a warning is logged where they cannot be. None
+            means the store itself where it keeps them, or else encoding again.
 
     Example:
         >>> from m3connect import Document, MemoryStore, ingest
@@ -234,10 +237,30 @@ def _with_token_store(
         )
         encoded: TokenRows = yield compute(partial(token_store.encode, rows.require_multi_vector()))
         if not token_store.readonly:
-            yield compute(partial(token_store.put_rows, absent, encoded, fingerprint=rows.fingerprint))
+            yield compute(partial(_keep, token_store, absent, encoded, fingerprint=rows.fingerprint))
         embeddings |= {document.id: rows[i] for i, document in enumerate(absent)}
         tokens = tokens.joined([document.id for document in absent], encoded)
     return embeddings, tokens
+
+
+def _keep(token_store: TokenSource, documents: Sequence[Document], rows: TokenRows, *, fingerprint: str | None) -> None:
+    """Store token vectors for later searches; this one has them, and does not fail where they cannot be stored.
+
+    Raises:
+        CollectionMismatchError: the token store has those of another model.
+    """
+    try:
+        token_store.put_rows(documents, rows, fingerprint=fingerprint)
+    except CollectionMismatchError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever it is, the search has its answer
+        logger.warning(
+            "token vectors of %d documents were encoded for a search and could not be stored; open a token store that "
+            "cannot be written to with readonly=True: %s: %s",
+            len(documents),
+            type(error).__name__,
+            error,
+        )
 
 
 def _groups(found: Sequence[Sequence[Hit]]) -> Iterator[slice]:

@@ -11,10 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from m3connect.embeddings import M3Embeddings
+from m3connect.embeddings import FloatArray, M3Embeddings
 from m3connect.errors import CollectionMismatchError
 from m3connect.filters import Filter
 from m3connect.fusion import ALL_LEGS, RRF, Fusion, Leg
+from m3connect.token_rows import TokenRows
 
 __all__ = [
     "LARGEST_COUNT",
@@ -221,7 +222,10 @@ class TokenSink(Protocol):
     def check_writable(self, fingerprint: str | None) -> None: ...  # noqa: D102
     def missing(self, documents: Sequence[Document], *, fingerprint: str | None = None) -> list[Document]: ...  # noqa: D102
     def problems(self, documents: Sequence[Document], embeddings: M3Embeddings) -> dict[int, str]: ...  # noqa: D102
-    def put(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...  # noqa: D102
+    def encode(self, matrices: Sequence[FloatArray]) -> TokenRows: ...  # noqa: D102
+    def put_rows(  # noqa: D102
+        self, documents: Sequence[Document], rows: TokenRows, *, fingerprint: str | None
+    ) -> None: ...
     def delete(self, ids: Iterable[str]) -> None: ...  # noqa: D102
     def is_transient(self, error: BaseException) -> bool: ...  # noqa: D102
 

@@ -1,8 +1,10 @@
 """Worker threads that give PyTorch's operations few threads each, while everybody else's keep theirs.
 
-What a thread sets with `torch.set_num_threads` becomes the default of all threads that begin afterwards. So whoever
-hires takes that back, and nobody else of this package may hire, or ask for the number the first time, meanwhile: that
-is what the lock is for. PyTorch is imported where it is used, so that importing the package stays light.
+What a thread sets with `torch.set_num_threads` becomes the default of all threads that run their first operation
+afterwards. So whoever hires takes that back, and meanwhile nobody else of this package may hire, or ask how many there
+are: that is what the lock is for. A thread that runs its first operation at that very moment without asking, as one
+that loads a model may, keeps a worker's number: it is slower then, and its results are the same. PyTorch is imported
+where it is used, so that importing the package stays light.
 """
 
 from __future__ import annotations
@@ -10,10 +12,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 
 __all__ = ["hire", "torch_threads"]
 
 _hiring = threading.Lock()
+
+_STARTING_SECONDS = 5.0
+"""How long an interrupted thread waits for the worker that it was starting."""
 
 
 def torch_threads() -> int:
@@ -52,29 +58,36 @@ def hire(
         before = torch.get_num_threads()
         try:
             while len(workers) < wanted:
-                workers.add(_start(work, name, torch_threads))
+                ready = threading.Event()
+                run = partial(_run, work, torch_threads, ready)
+                worker = threading.Thread(target=run, name=name, daemon=True)
+                workers.add(worker)  # first, so that it is known after an interrupt too
+                _start(worker, ready)
         finally:
             torch.set_num_threads(before)
 
 
-def _start(work: Callable[[], object], name: str, torch_threads: int) -> threading.Thread:
-    """Start a worker and wait until it has its number of threads."""
+def _run(work: Callable[[], object], torch_threads: int, ready: threading.Event) -> None:
     import torch
 
-    ready = threading.Event()
+    try:
+        torch.get_num_threads()  # without it the first operation would take the process-wide setting again
+        torch.set_num_threads(torch_threads)
+    finally:
+        ready.set()
+    work()
 
-    def run() -> None:
-        try:
-            torch.get_num_threads()  # without it the first operation would take the process-wide setting again
-            torch.set_num_threads(torch_threads)
-        finally:
-            ready.set()
-        work()
 
-    worker = threading.Thread(target=run, name=name, daemon=True)
-    worker.start()
-    ready.wait()
-    return worker
+def _start(worker: threading.Thread, ready: threading.Event) -> None:
+    """Start a worker and wait until it has its number of threads: only then can that be taken back for the others."""
+    try:
+        worker.start()
+        ready.wait()
+    except RuntimeError:  # it cannot be started
+        raise
+    except BaseException:  # an interrupt, but the worker may be there
+        ready.wait(_STARTING_SECONDS)
+        raise
 
 
 def _after_fork() -> None:

@@ -174,7 +174,11 @@ class TokenStoreBase(ABC):
         return self._read([document.id for document in documents], rows_of)
 
     def missing(self, documents: Sequence[Document], *, fingerprint: str | None = None) -> list[Document]:
-        """Return those documents that `get` would leave out."""
+        """Return those documents that have no entry, or one of another text or encoder.
+
+        It reads the beginnings of entries alone. `get` leaves out too what is not whole, as after two programs filled a
+        new collection with different settings at the same moment.
+        """
 
         def absent(settings: Settings, entries: Mapping[str, Entry]) -> list[Document]:
             found = self._fresh(settings, entries, documents, fingerprint)

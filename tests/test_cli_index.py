@@ -2,10 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from support import require, store_spec
 
+from m3connect import MemoryStore
+from m3connect.chunking import chunk
+from m3connect.cli.indexing import index_files
 from m3connect.opening import open_store
+from m3connect.testing import FakeEncoder
 
 
 @pytest.fixture(params=["edge", "qdrant", "milvus"])
@@ -173,6 +178,41 @@ def test_changing_to_windows_and_back_stores_nothing_twice(run, edge, notes):
     assert "outdated" not in run(*index, "--chunk", 16, "--overlap", 0).stdout
     run(*index)
     assert stored(edge).keys() == {"a.txt", "sub/b.md", "one", "two", "long.txt"}
+
+
+@pytest.mark.parametrize("text", ["red apple", LONG], ids=["whole", "cut"])
+def test_a_document_with_the_id_of_a_further_window_stays_where_a_file_holds_it(run, spec, notes, text):
+    index = ("index", notes, "--store", spec, "--model", "m3-mini", "--chunk", 64)
+    whole = json.dumps({"id": "a", "text": text})
+    write(notes, {"rows.jsonl": whole})
+    run(*index)
+    further = f"a#{sum(name.startswith('a#') for name in stored(spec))}"
+    write(notes, {"rows.jsonl": whole + "\n" + json.dumps({"id": further, "parent_id": "a", "text": "deep sea"})})
+    for unchanged in (len(stored(spec)), len(stored(spec)) + 1):
+        again = run(*index)
+        assert f"unchanged  {unchanged}" in again.stdout
+        assert "outdated" not in again.stdout
+        assert further in stored(spec)
+
+
+def test_what_did_not_change_is_read_once(notes):
+    class Asked(MemoryStore):
+        def get(self, ids):
+            asked.extend(ids)
+            return super().get(ids)
+
+    def cut(document):
+        return list(chunk([document], letters, max_tokens=10, overlap=0))
+
+    def letters(text):
+        return np.array([[i, i + 1] for i in range(len(text))])
+
+    store = Asked(dim=16)
+    for _ in range(2):
+        asked = []
+        index_files(FakeEncoder(), store, [notes], cut=cut)
+        assert sorted(asked) == sorted(set(asked))
+    assert {"a.txt", "a.txt#0", "a.txt#2", "one", "one#0"} <= set(asked)
 
 
 @pytest.mark.parametrize(

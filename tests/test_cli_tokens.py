@@ -13,6 +13,7 @@ from typer.testing import Result
 pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'm3connect[rerank]'")
 
 from m3connect import Document
+from m3connect.opening import check_token_spec
 from m3connect.testing import FakeEncoder
 from m3connect.token_store import TokenStore
 
@@ -100,3 +101,22 @@ def test_search_says_what_is_wrong_with_a_token_store(run: Run, place: tuple[str
     unused = run(*search)
     assert unused.exit_code == 2
     assert "only --rerank reads token vectors" in unused.stderr
+
+
+@pytest.mark.parametrize(
+    "spec", ["http://localhost:6333", "Qdrant:https://localhost:6333", "qdrant:", "edge:", "milvus:x.db", "qdrant:x"]
+)
+def test_what_looks_like_a_database_is_not_taken_for_a_folder(
+    run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    monkeypatch.chdir(notes)
+    before = set(notes.iterdir())
+    refused = run("index", notes, "--store", "edge:there", "--model", "fake", "--token-store", spec)
+    assert refused.exit_code == 2
+    assert "expected a folder, or qdrant:http://HOST:6333" in " ".join(refused.stderr.replace("│", " ").split())
+    assert set(notes.iterdir()) == before
+
+
+@pytest.mark.parametrize("folder", ["qdrant", "a:b", "./qdrant:x"])
+def test_other_names_are_folders(folder: str) -> None:
+    assert not check_token_spec(folder)

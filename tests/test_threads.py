@@ -14,8 +14,10 @@ from support import REPOSITORY
 
 from m3connect import maxsim
 
+pytest.importorskip("torch")
+
 START = """
-import os, signal, threading
+import os, signal, threading, time
 import numpy as np
 import torch
 from m3connect import EncoderPool, maxsim, scoring
@@ -49,6 +51,8 @@ SCORES = "[[1.0, 0.5, 1.0]]"
 
 def run(code: str) -> str:
     """Run code after what all have in common, and return what it prints."""
+    if "rerank()" in code and maxsim._torch_with_onednn() is None:
+        pytest.skip("MaxSim has threads where the processor has AVX-512")
     done = subprocess.run(
         [sys.executable, "-c", START + code],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
@@ -60,13 +64,6 @@ def run(code: str) -> str:
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout.strip()
-
-
-@pytest.fixture(autouse=True)
-def _several_blocks_go_to_threads() -> None:
-    pytest.importorskip("torch")
-    if maxsim._torch_with_onednn() is None:
-        pytest.skip("this processor has no AVX-512")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +140,45 @@ print(in_thread(torch.get_num_threads), len(scheduler._waiting))
 print({work})
 """
     assert run(code).splitlines() == ["can't start new thread", "3 0", result]
+
+
+INTERRUPTS = {
+    "while it waits": "interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)",
+    "while it starts one": """
+interrupt = lambda: None
+def start(thread):
+    real_start(thread)
+    raise KeyboardInterrupt
+threading.Thread.start = start
+""",
+}
+
+
+@pytest.mark.parametrize("interrupt", INTERRUPTS.values(), ids=INTERRUPTS)
+def test_an_interrupt_while_workers_are_hired_leaves_numbers_and_workers_as_they_should_be(interrupt: str) -> None:
+    code = f"""
+scheduler = Scheduler(pack)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+real, real_start, done = torch.set_num_threads, threading.Thread.start, threading.Event()
+{interrupt}
+def slow(threads):
+    if threading.current_thread() is threading.main_thread():
+        return real(threads)
+    interrupt()
+    time.sleep(0.5)  # until the other thread has noticed
+    real(threads)
+    done.set()
+torch.set_num_threads = slow
+try:
+    encode(scheduler)
+except KeyboardInterrupt:
+    torch.set_num_threads, threading.Thread.start = real, real_start
+done.wait(20)
+hired = [thread for thread in threading.enumerate() if thread.name == "m3connect-encoder"]
+print(in_thread(torch.get_num_threads), len(hired), scheduler._workers == set(hired))
+print(encode(scheduler), len(scheduler._workers))
+"""
+    assert run(code).splitlines() == ["3 1 True", "5 3"]
 
 
 def test_a_forked_process_scores_with_workers_of_its_own() -> None:

@@ -98,6 +98,31 @@ def test_what_the_store_acknowledged_has_its_token_vectors(encoder: FakeEncoder,
     assert tokens.missing(DOCUMENTS) == []
 
 
+def test_token_vectors_are_checked_and_encoded_once_however_often_they_are_written(
+    encoder: FakeEncoder, tokens: TokenStoreBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def watch(name: str, failing: int = 0) -> None:
+        real = getattr(tokens, name)
+
+        def watched(*args: Any) -> Any:
+            calls.append(name)
+            if calls.count(name) <= failing:
+                raise ConnectionError("try again")
+            return real(*args)
+
+        monkeypatch.setattr(tokens, name, watched)
+
+    watch("problems")
+    watch("encode")
+    watch("_write", failing=1)
+    monkeypatch.setattr(tokens, "is_transient", lambda error: isinstance(error, ConnectionError))
+    assert ingest(encoder, MemoryStore(dim=16), DOCUMENTS, token_store=tokens).stored == 6
+    assert calls == ["problems", "encode", "_write", "_write"]
+    assert tokens.missing(DOCUMENTS) == []
+
+
 def test_a_document_that_is_set_aside_leaves_no_token_vectors(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:
     report = ingest(encoder, MemoryStore(dim=16), [Document("", "no id"), *DOCUMENTS], token_store=tokens)
     assert len(report.rejected) == 1
@@ -235,6 +260,33 @@ def test_a_token_store_to_be_read_is_left_as_it_is(encoder: FakeEncoder, tmp_pat
             retriever.search(QUESTIONS[0], top_k=6)
             assert sorted(encoder.calls[1]) == sorted(list(TEXTS.values())[2:])
         assert len(tokens) == 2
+
+
+def test_a_search_does_not_fail_where_token_vectors_cannot_be_stored(
+    encoder: FakeEncoder, tokens: TokenStoreBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    store = MemoryStore(dim=16)
+    ingest(encoder, store, DOCUMENTS)
+    monkeypatch.setattr(tokens, "_write", full)
+    found = HybridRetriever(encoder, store, rerank=True, token_store=tokens).search(QUESTIONS[0], top_k=6)
+    exact = HybridRetriever(encoder, store, rerank=True).search(QUESTIONS[0], top_k=6)
+    assert scores(found) == pytest.approx(scores(exact), abs=bound(tokens))
+    assert "6 documents" in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+def test_a_search_with_vectors_of_another_length_than_those_stored_is_refused(
+    encoder: FakeEncoder, tokens: TokenStoreBase
+) -> None:
+    tokens.put([Document("other", "text")], FakeEncoder(32, fingerprint=None).encode(["text"], multi_vector=True))
+    unnamed = FakeEncoder(fingerprint=None)
+    store = MemoryStore(dim=16)
+    ingest(unnamed, store, DOCUMENTS)
+    with pytest.raises(CollectionMismatchError, match="dimension 32"):
+        HybridRetriever(unnamed, store, rerank=True, token_store=tokens).search(QUESTIONS[0])
 
 
 def test_another_models_token_vectors_are_refused(encoder: FakeEncoder, tokens: TokenStoreBase) -> None:

@@ -20,9 +20,10 @@ class M3ConnectEmbedding(ModelSettings, BaseEmbedding):
             given here makes it larger.
         max_length: read at most this many tokens of a text.
         multi_vector: compute token vectors of texts in the same pass, for a store that keeps them. Of BGE-M3 they take
-            4 KB a token, and LlamaIndex embeds 2,048 nodes before it stores the first: up to 4 GB wait for the store,
-            beyond which nodes cost a second pass. `VectorStoreIndex(insert_batch_size=32)` needs 40 MB for nodes of 300
-            tokens. Those of queries are always computed, for a reranker that may follow.
+            4 KB a token, and LlamaIndex embeds 2,048 nodes before it stores the first: up to 4 GB wait until a
+            `M3ConnectVectorStore` with this model adds nodes, beyond which nodes cost a second pass; where none ever
+            does, they wait as long as the encoder lives. `VectorStoreIndex(insert_batch_size=32)` needs 40 MB for nodes
+            of 300 tokens. Those of queries are always computed, for a reranker that may follow.
         embed_batch_size: texts a call. The encoder sorts and packs what comes in one call, so do not choose it small.
 
     Example:

@@ -99,17 +99,31 @@ def add(nodes: Sequence[BaseNode], *, encodes: bool, multi_vector: bool) -> Flow
         return []
     if not encodes:
         yield from _refuse_mixing()
-    documents: list[Document] = yield compute(lambda: [to_document(node) for node in nodes])
-    if encodes:
-        texts = [document.text for document in documents]
-        batch: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": multi_vector})
-        yield compute(lambda: _check_embeddings(nodes, batch))
-    else:
-        batch = yield compute(lambda: _dense_only([_embedding_of(node) for node in nodes]))
-    yield Call("upsert", {"documents": documents, "embeddings": batch})
-    if encodes:
+        documents = yield from _documents(nodes)
+        batch: M3Embeddings = yield compute(lambda: _dense_only([_embedding_of(node) for node in nodes]))
+        yield Call("upsert", {"documents": documents, "embeddings": batch})
+        return [document.id for document in documents]
+    try:
+        names = yield from _add_encoded(nodes, multi_vector)
+    except Exception:  # no `finally`: a flow that is being closed must not yield
         yield Call("settle")
+        raise
+    yield Call("settle")
+    return names
+
+
+def _add_encoded(nodes: Sequence[BaseNode], multi_vector: bool) -> Flow[list[str]]:
+    documents = yield from _documents(nodes)
+    texts = [document.text for document in documents]
+    batch: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": multi_vector})
+    yield compute(lambda: _check_embeddings(nodes, batch))
+    yield Call("upsert", {"documents": documents, "embeddings": batch})
     return [document.id for document in documents]
+
+
+def _documents(nodes: Sequence[BaseNode]) -> Flow[list[Document]]:
+    documents: list[Document] = yield compute(lambda: [to_document(node) for node in nodes])
+    return documents
 
 
 def _refuse_mixing() -> Flow[None]:

@@ -110,23 +110,27 @@ class Intake:
         """By file: documents that gave way to ones with the same id from other files."""
         self._windows: dict[str, int] = {}
         """How many windows each document has, 0 where it is whole."""
+        self._outdated: set[str] = set()
+        """Documents of which something is stored that they have no longer."""
 
     def documents(self, read: Iterable[Document]) -> Iterator[Document]:
         """Give what is to be stored, each long document as its windows."""
         for batch in batches(read, _TOGETHER):
             # Whoever stores a document says what is wrong with it; nothing is asked about it here.
             parts = [None if document_problem(document) else self._cut(document) for document in batch]
-            stored = self._stored([document.id for document, cut in zip(batch, parts, strict=True) if cut])
-            for document, cut in zip(batch, parts, strict=True):
+            counts = [len(cut) if cut and len(cut) > 1 else 0 for cut in parts]
+            named = zip(batch, parts, counts, strict=True)
+            stored = self._stored({document.id: count for document, cut, count in named if cut})
+            for document, cut, count in zip(batch, parts, counts, strict=True):
                 if cut is None:
                     yield document
                 elif self._admit(document, stored):
-                    self._windows[document.id] = len(cut) if len(cut) > 1 else 0
+                    self._note(document.id, count, stored)
                     self.ids.update(part.id for part in cut)
                     yield from cut
 
     def remove_outdated(self, rejected: Iterable[Document]) -> int:
-        """Delete windows that older versions of the documents had and the new ones lack.
+        """Delete windows that older versions of the documents had and the new ones lack, and nothing that files hold.
 
         Args:
             rejected: what did not go in; of these the older version stays whole.
@@ -135,14 +139,23 @@ class Intake:
             How many were deleted.
         """
         kept = {name for document in rejected for name in (document.id, document.parent_id)}
-        counts = [(name, count) for name, count in self._windows.items() if name not in kept]
+        counts = ((name, self._windows[name]) for name in self._outdated if name not in kept)
         groups = map(dict, batches(counts, _TOGETHER))
-        return sum(remove_old_windows(self._store, group, token_store=self._token_store) for group in groups)
+        return sum(
+            remove_old_windows(self._store, group, token_store=self._token_store, keep=self.ids) for group in groups
+        )
 
-    def _stored(self, names: Iterable[str]) -> dict[str, Document]:
-        """Return what is stored of documents: themselves, and their first windows."""
-        wanted = dict.fromkeys(part for name in names for part in (name, window_id(name, 0)))
+    def _stored(self, counts: Mapping[str, int]) -> dict[str, Document]:
+        """Return what is stored of documents: themselves, their first windows, and the first that they lack now."""
+        wanted = dict.fromkeys(
+            part for name, count in counts.items() for part in (name, window_id(name, 0), window_id(name, count))
+        )
         return {document.id: document for document in self._store.get(list(wanted))}
+
+    def _note(self, name: str, count: int, stored: Container[str]) -> None:
+        self._windows[name] = count
+        if window_id(name, count) in stored or (count and name in stored):
+            self._outdated.add(name)
 
     def _admit(self, document: Document, stored: Mapping[str, Document]) -> bool:
         """Set a document aside whose name is that of another file's; take note where a given id is."""

@@ -107,7 +107,8 @@ TokenStoreSpec = Annotated[
         callback=check_token_store,
         show_default=False,
         help="A folder with the documents' token vectors in int8, for reranking: `index` fills it in the same pass, "
-        "`search --rerank` reads it instead of encoding candidates again. Or qdrant:URL, for a collection on a server.",
+        "`search --rerank` reads it instead of encoding candidates again. One folder a collection. Or qdrant:URL, for "
+        "a collection on a server.",
     ),
 ]
 

@@ -185,6 +185,39 @@ def test_token_vectors_of_real_size_cost_one_pass_and_do_not_stay(insert_batch_s
     assert sum(passes._kept.values()) == passes._bytes <= passes.max_bytes
 
 
+class BrokenStore(MemoryStore):
+    def _perform(self, call):
+        if call.method == "write":
+            raise OSError("the disk is full")
+        return super()._perform(call)
+
+
+class BrokenEncoder(FakeEncoder):
+    """Fails for a text that nobody has embedded before."""
+
+    def encode(self, texts, *, multi_vector=False, max_length=None):
+        if "new" in texts:
+            raise RuntimeError("out of memory")
+        return super().encode(texts, multi_vector=multi_vector, max_length=max_length)
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("red apple", "disk is full"), ("new", "out of memory"), ("deep sea", "an embedding that the store's encoder")],
+    ids=["store", "encoder", "another embedding"],
+)
+async def test_token_vectors_do_not_stay_where_their_nodes_cannot_be_stored(text, reason, awaited: bool) -> None:
+    embedding = M3ConnectEmbedding(encoder=BrokenEncoder(), multi_vector=True)
+    vectors = M3ConnectVectorStore(store=BrokenStore(dim=16, multi_vector=True), encoder=embedding)
+    node = TextNode(text=text, embedding=embedding.get_text_embedding("red apple"))
+    passes = embedding.sharing.passes
+    assert passes._limit > passes.max_bytes
+    with pytest.raises((OSError, RuntimeError, ValueError), match=reason):
+        await vectors.async_add([node]) if awaited else vectors.add([node])
+    assert passes._limit == passes.max_bytes
+
+
 def test_a_memory_of_ones_own_size_can_be_given() -> None:
     counting = FakeEncoder()
     shared = SharedPass(counting, max_bytes=0)
