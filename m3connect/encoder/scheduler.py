@@ -67,11 +67,12 @@ class _Call:
     def next_length(self) -> int:
         return len(self.token_ids[self.taken])
 
-    def take(self, room: int) -> _Slice | None:
-        """Take the next texts that fit into so many tokens."""
+    def take(self, room: int, most: int) -> _Slice | None:
+        """Take the next texts with as nearly as possible `room` tokens, and not above `most`."""
         start = self.taken
-        while self.taken < len(self.token_ids) and self.next_length <= room:
+        while self.taken < len(self.token_ids) and self.next_length <= min(most, 2 * room):
             room -= self.next_length
+            most -= self.next_length
             self.taken += 1
         return _Slice(self, start, self.taken) if self.taken > start else None
 
@@ -180,17 +181,19 @@ class Scheduler:
     def _choose(self) -> list[_Slice]:
         """Take the next texts of the call whose turn it is, and of others where there is room."""
         slices: list[_Slice] = []
-        room = 0
+        room = most = 0
         for call in list(self._waiting):
             if not slices:
                 room = max(call.budget, call.next_length)
+                most = max(self._sizes.tokens_per_pack, call.next_length)
                 if room > self._sizes.tokens_per_pack and self._running_long >= max(1, len(self._workers) - 1):
                     continue
             elif call.multi_vector != slices[0].call.multi_vector:
                 continue
-            if taken := call.take(room):
+            if taken := call.take(room, most):
                 slices.append(taken)
-                room -= sum(map(len, taken.token_ids))
+                tokens = sum(map(len, taken.token_ids))
+                room, most = room - tokens, most - tokens
                 self._waiting.remove(call)
                 if call.taken < len(call.token_ids):
                     self._waiting.append(call)
