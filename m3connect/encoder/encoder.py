@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from m3connect.encoder.mcls import insert_cls, is_cls, mean_cls, text_limit
 from m3connect.encoder.model import M3Model, load_model
 from m3connect.encoder.pack import Pack
 from m3connect.encoder.precision import Precision, choose_precision, convert
-from m3connect.encoder.scheduler import GPU, PROCESSOR, Scheduler
+from m3connect.encoder.scheduler import GPU, PROCESSOR, Pending, Scheduler
 from m3connect.encoder.tokenizer import M3Tokenizer, Tokenized
 from m3connect.encoder.transfer import check_device, to_device, to_host
 from m3connect.errors import CheckpointError
@@ -32,6 +33,24 @@ from m3connect.errors import CheckpointError
 __all__ = ["M3Encoder"]
 
 logger = logging.getLogger(__name__)
+
+
+_TOKENIZED_AT_ONCE = 1024
+"""Texts: enough to find many of nearly equal length, and not so many that a GPU waits for the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some texts of a call, being computed longest first."""
+
+    pending: Pending
+    order: IntArray
+    """[n] the place of each among these texts."""
+    truncated: IntArray
+
+    def result(self, on_done: Callable[[int], object]) -> M3Embeddings:
+        batch = self.pending.result(on_done).take(np.argsort(self.order))
+        return replace(batch, truncated=self.truncated)
 
 
 class M3Encoder:
@@ -174,13 +193,12 @@ class M3Encoder:
         places: dict[str, int] = {}
         rows = np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
         try:
-            tokenized = self._tokenize(list(places), limit)
+            with tqdm(total=len(places), unit="text", disable=not progress) as bar:
+                batch = self._compute(list(places), limit, multi_vector, bar.update).take(rows)
         except (TypeError, UnicodeEncodeError) as error:
-            raise ValueError(_blame(texts)) from error
-        truncated = tokenized.truncated[rows]
-        _report_truncation(truncated, limit)
-        batch = self._compute(tokenized.token_ids, multi_vector, progress).take(rows)
-        return M3Embeddings(batch.dense, batch.sparse, batch.multi_vector, truncated, self.fingerprint)
+            raise _blame(texts, error) from error
+        _report_truncation(batch.truncated, limit)
+        return replace(batch, fingerprint=self.fingerprint)
 
     def decode(self, token_ids: Iterable[int]) -> list[str]:
         """Return the readable piece of each token id, for instance of a sparse row.
@@ -200,7 +218,7 @@ class M3Encoder:
         try:
             return self._tokenizer.spans(text)
         except (TypeError, UnicodeEncodeError) as error:
-            raise ValueError(_blame([text])) from error
+            raise _blame([text], error) from error
 
     def _tokenize(self, texts: list[str], limit: int) -> Tokenized:
         if self.mcls is None:
@@ -208,14 +226,30 @@ class M3Encoder:
         tokenized = self._tokenizer.tokenize(texts, text_limit(limit, self.mcls))
         return replace(tokenized, token_ids=[insert_cls(ids, self.mcls) for ids in tokenized.token_ids])
 
-    def _compute(self, token_ids: Sequence[IntArray], multi_vector: bool, progress: bool) -> M3Embeddings:
-        if not token_ids:
+    def _compute(
+        self, texts: list[str], limit: int, multi_vector: bool, on_done: Callable[[int], object]
+    ) -> M3Embeddings:
+        """Compute texts; of many, the next are tokenized while those before are computed."""
+        if not texts:
             return M3Embeddings(np.zeros((0, self.dim), np.float32), SparseRows.empty(0), () if multi_vector else None)
-        order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
-        longest_first = [token_ids[i] for i in order]
-        with tqdm(total=len(order), unit="text", disable=not progress) as bar:
-            batch = self._scheduler.run(longest_first, multi_vector=multi_vector, on_done=bar.update)
-        return batch.take(np.argsort(order))
+        batches: list[M3Embeddings] = []
+        parts: deque[_Part] = deque()
+        try:
+            for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
+                parts.append(self._submit(texts[start : start + _TOKENIZED_AT_ONCE], limit, multi_vector))
+                if len(parts) > 1:
+                    batches.append(parts.popleft().result(on_done))
+            batches.append(parts.popleft().result(on_done))
+        finally:
+            for part in parts:
+                part.pending.cancel()
+        return M3Embeddings.concatenate(batches)
+
+    def _submit(self, texts: list[str], limit: int, multi_vector: bool) -> _Part:
+        tokenized = self._tokenize(texts, limit)
+        order = np.argsort([-len(ids) for ids in tokenized.token_ids], kind="stable")
+        longest_first = [tokenized.token_ids[i] for i in order]
+        return _Part(self._scheduler.submit(longest_first, multi_vector=multi_vector), order, tokenized.truncated)
 
     def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
         pack = Pack.of(ids, self.device)
@@ -271,13 +305,14 @@ def _check_texts(texts: Iterable[str]) -> list[str]:
     return listed
 
 
-def _blame(texts: Sequence[str]) -> str:
+def _blame(texts: Sequence[str], error: Exception) -> Exception:
+    """Return an error that names the text which cannot be tokenized; if it is none, the error itself."""
     for i, text in enumerate(texts):
         try:
             text.encode()
-        except UnicodeEncodeError as error:
-            return f"text {i} holds half of a surrogate pair at character {error.start}: clean it first"
-    return "the tokenizer refused a text"
+        except UnicodeEncodeError as found:
+            return ValueError(f"text {i} holds half of a surrogate pair at character {found.start}: clean it first")
+    return error
 
 
 def _report_truncation(truncated: IntArray, limit: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from m3connect.embeddings import IntArray, M3Embeddings
 from m3connect.threads import hire, torch_threads
 
-__all__ = ["GPU", "PROCESSOR", "Scheduler", "Sizes"]
+__all__ = ["GPU", "PROCESSOR", "Pending", "Scheduler", "Sizes"]
 
 EncodePack: TypeAlias = Callable[[Sequence[IntArray], bool], M3Embeddings]
 
@@ -59,6 +59,8 @@ class _Call:
     token_ids: Sequence[IntArray]
     multi_vector: bool
     budget: int
+    alone: bool = False
+    """Whether the one who waits computes it, with all threads."""
     taken: int = 0
     results: SimpleQueue[tuple[int, M3Embeddings | BaseException]] = field(default_factory=SimpleQueue)
     """What became of some of the texts, with the place of the first of them."""
@@ -102,7 +104,7 @@ class Scheduler:
     """
 
     def __init__(self, encode_pack: EncodePack, sizes: Sizes = PROCESSOR) -> None:
-        self._encode_pack = encode_pack
+        self.encode_pack = encode_pack
         self._sizes = sizes
         self._changed = threading.Condition()
         self._waiting: deque[_Call] = deque()
@@ -110,55 +112,36 @@ class Scheduler:
         self._running = 0
         self._running_long = 0
 
-    def run(
-        self, token_ids: Sequence[IntArray], *, multi_vector: bool, on_done: Callable[[int], object] = lambda n: None
-    ) -> M3Embeddings:
-        """Compute texts, row i being text i; returns when all of them are done.
+    def submit(self, token_ids: Sequence[IntArray], *, multi_vector: bool) -> Pending:
+        """Have texts computed, while the caller does something else.
 
         Args:
             token_ids: [t_i] the tokens of each text, longest first.
             multi_vector: compute token vectors too.
-            on_done: told how many texts were finished, in the caller's thread.
-
-        Raises:
-            Exception: what `encode_pack` raised for one of these texts; the others are not computed any more.
         """
-        sizes, total = self._sizes, sum(map(len, token_ids))
-        threads = torch_threads()
+        sizes, total, threads = self._sizes, sum(map(len, token_ids)), torch_threads()
         workers = sizes.workers or min(threads, _MOST_WORKERS)
         budget = min(sizes.tokens_per_pack, max(sizes.fewest_tokens, total // (2 * workers)))
         call = _Call(token_ids, multi_vector, budget)
-        if self._start_alone(call, total):
-            batch = self._run_alone(call)
-            on_done(len(batch))
-            return batch
-        try:
-            with self._changed:
-                hire(
-                    self._workers,
-                    workers,
-                    self._work,
-                    name="m3connect-encoder",
-                    torch_threads=max(1, threads // workers),
-                )
+        with self._changed:
+            small = total <= budget or len(token_ids) <= 1
+            if small and not self._running and not self._waiting:
+                call.alone = True
+                self._running += 1
+            else:
+                each = max(1, threads // workers)
+                hire(self._workers, workers, self._work, name="m3connect-encoder", torch_threads=each)
                 self._waiting.append(call)
                 self._changed.notify_all()
-            return _await(call, on_done)
-        finally:
-            self._withdraw(call)
+        return Pending(self, call)
 
-    def _start_alone(self, call: _Call, total: int) -> bool:
+    def withdraw(self, call: _Call) -> None:
+        """Compute no more of a call."""
         with self._changed:
-            alone = not self._running and not self._waiting and (total <= call.budget or len(call.token_ids) <= 1)
-            self._running += alone
-        return alone
-
-    def _run_alone(self, call: _Call) -> M3Embeddings:
-        try:
-            return self._encode_pack(call.token_ids, call.multi_vector)
-        finally:
-            with self._changed:
-                self._running -= 1
+            self._running -= call.alone
+            call.alone = False
+            if call in self._waiting:
+                self._waiting.remove(call)
 
     def _work(self) -> None:
         while slices := self._next_pack():
@@ -206,15 +189,15 @@ class Scheduler:
             self._changed.notify_all()
         for one, result in zip(slices, results, strict=True):
             if isinstance(result, BaseException):
-                self._withdraw(one.call)
+                self.withdraw(one.call)
             one.call.results.put((one.start, result))
 
     def _encode_together(self, slices: Sequence[_Slice]) -> Sequence[M3Embeddings]:
         if len(slices) == 1:
-            return [self._encode_pack(slices[0].token_ids, slices[0].call.multi_vector)]
+            return [self.encode_pack(slices[0].token_ids, slices[0].call.multi_vector)]
         token_ids = [ids for one in slices for ids in one.token_ids]
         order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
-        batch = self._encode_pack([token_ids[i] for i in order], slices[0].call.multi_vector)
+        batch = self.encode_pack([token_ids[i] for i in order], slices[0].call.multi_vector)
         places = np.argsort(order)
         stops = np.cumsum([one.stop - one.start for one in slices])
         return [batch.take(rows) for rows in np.split(places, stops[:-1])]
@@ -223,11 +206,35 @@ class Scheduler:
         """Whether a pack holds a text that is longer than a pack should be."""
         return len(slices[0].token_ids[0]) > self._sizes.tokens_per_pack
 
-    def _withdraw(self, call: _Call) -> None:
-        """Compute no more of a call."""
-        with self._changed:
-            if call in self._waiting:
-                self._waiting.remove(call)
+
+class Pending:
+    """Texts that a scheduler computes; made by `Scheduler.submit`, and ended by `result` or `cancel`."""
+
+    def __init__(self, scheduler: Scheduler, call: _Call) -> None:
+        self._scheduler = scheduler
+        self._call = call
+
+    def result(self, on_done: Callable[[int], object] = lambda n: None) -> M3Embeddings:
+        """Wait for all texts, row i being text i.
+
+        Args:
+            on_done: told how many texts were finished, in the caller's thread.
+
+        Raises:
+            Exception: what the computation raised for one of these texts; the others are not computed any more.
+        """
+        try:
+            if self._call.alone:
+                batch = self._scheduler.encode_pack(self._call.token_ids, self._call.multi_vector)
+                on_done(len(batch))
+                return batch
+            return _await(self._call, on_done)
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Compute no more of these texts; what is under way is finished, and thrown away."""
+        self._scheduler.withdraw(self._call)
 
 
 def _await(call: _Call, on_done: Callable[[int], object]) -> M3Embeddings:

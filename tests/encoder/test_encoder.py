@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from reference import Reference, View
 
 from m3connect import Encoder, M3Embeddings, M3Encoder
 from m3connect.encoder import tokenizer as tokenizer_module
+from m3connect.encoder.scheduler import Pending
 
 TEXTS = [
     "",
@@ -112,13 +114,13 @@ def test_rows_are_unit_vectors_and_sparse_rows_are_sorted_and_positive(encoder: 
 
 def test_a_text_that_comes_twice_is_computed_once(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    original = encoder._scheduler.run
+    original = encoder._scheduler.submit
 
-    def spy(token_ids: list[np.ndarray], **options: Any) -> M3Embeddings:
+    def spy(token_ids: list[np.ndarray], **options: Any) -> Pending:
         seen.append(len(token_ids))
         return original(token_ids, **options)
 
-    monkeypatch.setattr(encoder._scheduler, "run", spy)
+    monkeypatch.setattr(encoder._scheduler, "submit", spy)
     batch = encoder.encode(["same", "other", "same", "same"])
     assert sum(seen) == 2
     np.testing.assert_array_equal(batch.dense[0], batch.dense[3])
@@ -159,6 +161,55 @@ def test_one_string_is_refused_with_the_remedy(encoder: M3Encoder) -> None:
 def test_half_a_surrogate_pair_names_its_position(encoder: M3Encoder) -> None:
     with pytest.raises(ValueError, match="text 3 holds half of a surrogate pair at character 3"):
         encoder.encode(["fine", "fine", "good", "bad\ud83d"])
+
+
+def test_many_texts_are_computed_part_by_part_as_they_are_at_once(
+    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{'word ' * (i % 7)} number {i % 40}" for i in range(50)]
+    expected = encoder.encode(texts, multi_vector=True, max_length=6)
+    monkeypatch.setattr("m3connect.encoder.encoder._TOKENIZED_AT_ONCE", 3)
+    found = encoder.encode(texts, multi_vector=True, max_length=6)
+    assert found.fingerprint == expected.fingerprint
+    assert found.truncated.any()
+    np.testing.assert_array_equal(found.truncated, expected.truncated)
+    np.testing.assert_allclose(found.dense, expected.dense, atol=1e-5)
+    np.testing.assert_array_equal(found.sparse.indices, expected.sparse.indices)
+    np.testing.assert_allclose(found.sparse.values, expected.sparse.values, atol=1e-5)
+    for some, one in zip(found.require_multi_vector(), expected.require_multi_vector(), strict=True):
+        np.testing.assert_allclose(some, one, atol=1e-5)
+
+
+def test_texts_are_tokenized_while_those_before_them_are_computed(
+    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m3connect.encoder.encoder._TOKENIZED_AT_ONCE", 2)
+    tokenized, tokenize, encode_pack = threading.Semaphore(0), encoder._tokenize, encoder._scheduler.encode_pack
+
+    def tell(texts: list[str], limit: int) -> Any:
+        found = tokenize(texts, limit)
+        tokenized.release()
+        return found
+
+    def wait_for_the_next(token_ids: Any, multi_vector: bool) -> M3Embeddings:
+        assert tokenized.acquire(timeout=20)
+        assert tokenized.acquire(timeout=20), "the next texts were not tokenized meanwhile"
+        tokenized.release(100)
+        return encode_pack(token_ids, multi_vector)
+
+    monkeypatch.setattr(encoder, "_tokenize", tell)
+    monkeypatch.setattr(encoder._scheduler, "encode_pack", wait_for_the_next)
+    assert len(encoder.encode([f"{i} " + "word " * 400 for i in range(6)])) == 6
+
+
+def test_a_bad_text_among_many_is_named_and_the_encoder_goes_on(
+    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m3connect.encoder.encoder._TOKENIZED_AT_ONCE", 2)
+    texts = [f"text {i}" for i in range(9)]
+    with pytest.raises(ValueError, match="text 8 holds half of a surrogate pair at character 6"):
+        encoder.encode([*texts[:8], "text 8\ud83d"])
+    assert len(encoder.encode(texts)) == 9
 
 
 @pytest.mark.parametrize("kind", [tuple, iter, np.array, lambda texts: dict.fromkeys(texts).keys()])
