@@ -159,7 +159,7 @@ class HybridStore(Protocol):
         *,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Fusion = RRF(),  # noqa: B008
+        fusion: Fusion = RRF(),  # noqa: B008  # frozen
         candidates: int | None = None,
         with_scores: bool = False,
         offset: int | None = None,
@@ -203,7 +203,7 @@ class AsyncHybridStore(Protocol):
         *,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Fusion = RRF(),  # noqa: B008
+        fusion: Fusion = RRF(),  # noqa: B008  # frozen
         candidates: int | None = None,
         with_scores: bool = False,
         offset: int | None = None,
