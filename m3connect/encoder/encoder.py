@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -35,8 +35,8 @@ __all__ = ["M3Encoder"]
 logger = logging.getLogger(__name__)
 
 
-_TOKENIZED_AT_ONCE = 1024
-"""Texts: enough to find many of nearly equal length, and not so many that a GPU waits for the first of them."""
+_CHARACTERS_AT_ONCE = 1 << 19
+"""Tokenized before they are computed: enough to find texts of equal length, and few enough that a GPU soon starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,9 @@ class M3Encoder:
             with tqdm(total=len(places), unit="text", disable=not progress) as bar:
                 batch = self._compute(list(places), limit, multi_vector, bar.update).take(rows)
         except (TypeError, UnicodeEncodeError) as error:
-            raise _blame(texts, error) from error
+            if reason := _blame(texts):
+                raise ValueError(reason) from error
+            raise
         _report_truncation(batch.truncated, limit)
         return replace(batch, fingerprint=self.fingerprint)
 
@@ -218,7 +220,9 @@ class M3Encoder:
         try:
             return self._tokenizer.spans(text)
         except (TypeError, UnicodeEncodeError) as error:
-            raise _blame([text], error) from error
+            if reason := _blame([text]):
+                raise ValueError(reason) from error
+            raise
 
     def _tokenize(self, texts: list[str], limit: int) -> Tokenized:
         if self.mcls is None:
@@ -235,8 +239,8 @@ class M3Encoder:
         batches: list[M3Embeddings] = []
         parts: deque[_Part] = deque()
         try:
-            for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
-                parts.append(self._submit(texts[start : start + _TOKENIZED_AT_ONCE], limit, multi_vector))
+            for some in _parts(texts):
+                parts.append(self._submit(some, limit, multi_vector))
                 if len(parts) > 1:
                     batches.append(parts.popleft().result(on_done))
             batches.append(parts.popleft().result(on_done))
@@ -295,6 +299,20 @@ class M3Encoder:
         return max_length
 
 
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Cut texts into parts, none of them empty, of about `_CHARACTERS_AT_ONCE`."""
+    part: list[str] = []
+    characters = 0
+    for text in texts:
+        part.append(text)
+        characters += len(text)
+        if characters >= _CHARACTERS_AT_ONCE:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
 def _check_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise ValueError(f"encode takes a list of strings, but got {texts!r:.80}: wrap a single text in a list")
@@ -305,14 +323,14 @@ def _check_texts(texts: Iterable[str]) -> list[str]:
     return listed
 
 
-def _blame(texts: Sequence[str], error: Exception) -> Exception:
-    """Return an error that names the text which cannot be tokenized; if it is none, the error itself."""
+def _blame(texts: Sequence[str]) -> str | None:
+    """Say which text cannot be tokenized, and why; None if all can."""
     for i, text in enumerate(texts):
         try:
             text.encode()
-        except UnicodeEncodeError as found:
-            return ValueError(f"text {i} holds half of a surrogate pair at character {found.start}: clean it first")
-    return error
+        except UnicodeEncodeError as error:
+            return f"text {i} holds half of a surrogate pair at character {error.start}: clean it first"
+    return None
 
 
 def _report_truncation(truncated: IntArray, limit: int) -> None:

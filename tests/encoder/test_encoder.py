@@ -168,7 +168,7 @@ def test_many_texts_are_computed_part_by_part_as_they_are_at_once(
 ) -> None:
     texts = [f"{'word ' * (i % 7)} number {i % 40}" for i in range(50)]
     expected = encoder.encode(texts, multi_vector=True, max_length=6)
-    monkeypatch.setattr("m3connect.encoder.encoder._TOKENIZED_AT_ONCE", 3)
+    monkeypatch.setattr("m3connect.encoder.encoder._CHARACTERS_AT_ONCE", 60)
     found = encoder.encode(texts, multi_vector=True, max_length=6)
     assert found.fingerprint == expected.fingerprint
     assert found.truncated.any()
@@ -183,7 +183,7 @@ def test_many_texts_are_computed_part_by_part_as_they_are_at_once(
 def test_texts_are_tokenized_while_those_before_them_are_computed(
     encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3connect.encoder.encoder._TOKENIZED_AT_ONCE", 2)
+    monkeypatch.setattr("m3connect.encoder.encoder._CHARACTERS_AT_ONCE", 4000)
     tokenized, tokenize, encode_pack = threading.Semaphore(0), encoder._tokenize, encoder._scheduler.encode_pack
 
     def tell(texts: list[str], limit: int) -> Any:
@@ -205,7 +205,7 @@ def test_texts_are_tokenized_while_those_before_them_are_computed(
 def test_a_bad_text_among_many_is_named_and_the_encoder_goes_on(
     encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3connect.encoder.encoder._TOKENIZED_AT_ONCE", 2)
+    monkeypatch.setattr("m3connect.encoder.encoder._CHARACTERS_AT_ONCE", 12)
     texts = [f"text {i}" for i in range(9)]
     with pytest.raises(ValueError, match="text 8 holds half of a surrogate pair at character 6"):
         encoder.encode([*texts[:8], "text 8\ud83d"])
