@@ -22,7 +22,10 @@ from m3connect.encoder.pack import Pack
 __all__ = ["CompiledLayer"]
 
 _LONGEST = 1024
-"""Of longer texts attention has most of the work, and a call that is alone computes it on all of PyTorch's threads."""
+"""Of longer texts the attention weights of all heads are too large to have at once."""
+
+_MOST_TOKENS = 2048
+"""Of as many tokens, times PyTorch's threads, PyTorch is faster: kernels run on one thread."""
 
 _SCORES_AT_ONCE = 1 << 18
 """Attention weights, of texts that are computed together, which stay in a core's caches."""
@@ -83,7 +86,7 @@ class _Norm:
 
 
 class CompiledLayer(nn.Module):
-    """Computes what a layer does, for inference on a processor, and leaves long texts to it.
+    """Computes what a layer does, for inference on a processor; long texts, and many on many threads, it leaves to it.
 
     Args:
         layer: its linears are those of a precision already; where they can apply GELU, its activation is empty.
@@ -103,7 +106,7 @@ class CompiledLayer(nn.Module):
 
     def forward(self, hidden: Tensor, pack: Pack) -> Tensor:
         """Transform [T, d] hidden states."""
-        if pack.longest > _LONGEST:
+        if pack.longest > _LONGEST or len(hidden) * torch.get_num_threads() > _MOST_TOKENS:
             result: Tensor = self._layer(hidden, pack)
             return result
         states = hidden.numpy()

@@ -38,19 +38,23 @@ logger = logging.getLogger(__name__)
 _CHARACTERS_AT_ONCE = 1 << 19
 """Tokenized before they are computed: enough to find texts of equal length, and few enough that a GPU soon starts."""
 
+_MOST_CHARACTERS = 8
+"""A token rarely has more, so a text is counted as the tokens it may keep."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Some texts of a call, being computed longest first."""
+    """Texts that were tokenized."""
 
-    pending: Pending
+    token_ids: list[IntArray]
+    """Longest first."""
     order: IntArray
-    """[n] the place of each among these texts."""
+    """[n] where each of these stood."""
     truncated: IntArray
+    """[n] in the order of the texts, as what `complete` returns."""
 
-    def result(self, on_done: Callable[[int], object]) -> M3Embeddings:
-        batch = self.pending.result(on_done).take(np.argsort(self.order))
-        return replace(batch, truncated=self.truncated)
+    def complete(self, batch: M3Embeddings) -> M3Embeddings:
+        return replace(batch.take(np.argsort(self.order)), truncated=self.truncated)
 
 
 class M3Encoder:
@@ -192,13 +196,8 @@ class M3Encoder:
         texts = _check_texts(texts)
         places: dict[str, int] = {}
         rows = np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
-        try:
-            with tqdm(total=len(places), unit="text", disable=not progress) as bar:
-                batch = self._compute(list(places), limit, multi_vector, bar.update).take(rows)
-        except (TypeError, UnicodeEncodeError) as error:
-            if reason := _blame(texts):
-                raise ValueError(reason) from error
-            raise
+        with tqdm(total=len(places), unit="text", disable=not progress) as bar:
+            batch = self._compute(list(places), limit, multi_vector, bar.update).take(rows)
         _report_truncation(batch.truncated, limit)
         return replace(batch, fingerprint=self.fingerprint)
 
@@ -217,12 +216,7 @@ class M3Encoder:
             ValueError: the text is no string, or holds half of a surrogate pair.
         """
         _check_texts([text])
-        try:
-            return self._tokenizer.spans(text)
-        except (TypeError, UnicodeEncodeError) as error:
-            if reason := _blame([text]):
-                raise ValueError(reason) from error
-            raise
+        return self._tokenizer.spans(text)
 
     def _tokenize(self, texts: list[str], limit: int) -> Tokenized:
         if self.mcls is None:
@@ -236,24 +230,34 @@ class M3Encoder:
         """Compute texts; of many, the next are tokenized while those before are computed."""
         if not texts:
             return M3Embeddings(np.zeros((0, self.dim), np.float32), SparseRows.empty(0), () if multi_vector else None)
-        batches: list[M3Embeddings] = []
-        parts: deque[_Part] = deque()
-        try:
-            for some in _parts(texts):
-                parts.append(self._submit(some, limit, multi_vector))
-                if len(parts) > 1:
-                    batches.append(parts.popleft().result(on_done))
-            batches.append(parts.popleft().result(on_done))
-        finally:
-            for part in parts:
-                part.pending.cancel()
-        return M3Embeddings.concatenate(batches)
+        first, *others = _parts(texts, limit)
+        if others:
+            return M3Embeddings.concatenate(list(self._in_turns([first, *others], limit, multi_vector, on_done)))
+        part = self._prepare(first, limit)
+        return part.complete(self._scheduler.run(part.token_ids, multi_vector=multi_vector, on_done=on_done))
 
-    def _submit(self, texts: list[str], limit: int, multi_vector: bool) -> _Part:
+    def _in_turns(
+        self, parts: list[list[str]], limit: int, multi_vector: bool, on_done: Callable[[int], object]
+    ) -> Iterator[M3Embeddings]:
+        """Compute parts, of which the next is tokenized while the one before is computed."""
+        ahead: deque[tuple[_Part, Pending]] = deque()
+        try:
+            for texts in parts:
+                part = self._prepare(texts, limit)
+                ahead.append((part, self._scheduler.submit(part.token_ids, multi_vector=multi_vector)))
+                if len(ahead) > 1:
+                    part, pending = ahead.popleft()
+                    yield part.complete(pending.result(on_done))
+            part, pending = ahead.popleft()
+            yield part.complete(pending.result(on_done))
+        finally:
+            for _, pending in ahead:
+                pending.cancel()
+
+    def _prepare(self, texts: list[str], limit: int) -> _Part:
         tokenized = self._tokenize(texts, limit)
         order = np.argsort([-len(ids) for ids in tokenized.token_ids], kind="stable")
-        longest_first = [tokenized.token_ids[i] for i in order]
-        return _Part(self._scheduler.submit(longest_first, multi_vector=multi_vector), order, tokenized.truncated)
+        return _Part([tokenized.token_ids[i] for i in order], order, tokenized.truncated)
 
     def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
         pack = Pack.of(ids, self.device)
@@ -299,18 +303,17 @@ class M3Encoder:
         return max_length
 
 
-def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Cut texts into parts, none of them empty, of about `_CHARACTERS_AT_ONCE`."""
-    part: list[str] = []
+def _parts(texts: Iterable[str], limit: int) -> list[list[str]]:
+    """Cut texts into parts of about `_CHARACTERS_AT_ONCE`, not counting those that are cut away for sure."""
+    parts: list[list[str]] = [[]]
     characters = 0
     for text in texts:
-        part.append(text)
-        characters += len(text)
         if characters >= _CHARACTERS_AT_ONCE:
-            yield part
-            part, characters = [], 0
-    if part:
-        yield part
+            parts.append([])
+            characters = 0
+        parts[-1].append(text)
+        characters += min(len(text), limit * _MOST_CHARACTERS)
+    return parts
 
 
 def _check_texts(texts: Iterable[str]) -> list[str]:
@@ -320,17 +323,12 @@ def _check_texts(texts: Iterable[str]) -> list[str]:
     for i, text in enumerate(listed):
         if not isinstance(text, str):
             raise ValueError(f"text {i} must be a string, but is {type(text).__name__}")
-    return listed
-
-
-def _blame(texts: Sequence[str]) -> str | None:
-    """Say which text cannot be tokenized, and why; None if all can."""
-    for i, text in enumerate(texts):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            return f"text {i} holds half of a surrogate pair at character {error.start}: clean it first"
-    return None
+            at = error.start
+            raise ValueError(f"text {i} holds half of a surrogate pair at character {at}: clean it first") from error
+    return listed
 
 
 def _report_truncation(truncated: IntArray, limit: int) -> None:

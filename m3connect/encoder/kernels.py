@@ -9,6 +9,7 @@ array accordingly. Kernels take arrays one by one, since numba unpacks anything 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
@@ -27,16 +28,23 @@ Rows: TypeAlias = npt.NDArray[Any]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
+_FREEDOMS = {"reassoc", "contract", "arcp", "nsz"}
+"""Sums may be added in any order, but what is no number must not be taken for one."""
+
+_INFINITY = np.int32(0x7F800000)
+"""As bits; those of what is no number are larger."""
+
 _LEVELS = np.float32(127)
 """Int8 numbers used on each side of 0."""
 
 
 def _kernel(function: Kernel) -> Kernel:
     """Compile a function when it is first called, and keep the result on disk where there is a place for it."""
+    compile_with = partial(numba.njit, nogil=True, fastmath=_FREEDOMS, error_model="numpy")
     try:
-        compiled = numba.njit(nogil=True, fastmath=True, error_model="numpy", cache=True)(function)
+        compiled = compile_with(cache=True)(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written
-        compiled = numba.njit(nogil=True, fastmath=True, error_model="numpy")(function)
+        compiled = compile_with()(function)
     return cast(Kernel, compiled)
 
 
@@ -129,13 +137,13 @@ def _store_integers(row: Any, out: Any) -> Any:
     for j in range(len(row)):
         # 1.5 * 2**23 leaves the rounded integer in the lowest bits of the sum
         out[j] = np.uint8((_bits_of(row[j] * inverse + np.float32(12582912)) + np.uint32(128)) & np.uint32(255))
-    return scale
+    return scale if largest < _INFINITY else np.float32(np.nan)
 
 
 @_inlined
 def _exp2(x: Any) -> Any:
-    """Return 2**x of x at most 0, within 3e-7 of it; below 2**-126 that."""
-    x = max(x, np.float32(-126))
+    """Return 2**x of x at most 0, within 3e-7 of it; of less than -100 as of that."""
+    x = max(x, np.float32(-100))
     whole = np.int32(x - np.float32(0.5))
     rest = x - np.float32(whole)
     power = np.float32(1.3333558e-3)

@@ -122,7 +122,7 @@ def _convert_layer(layer: Layer, precision: Precision) -> nn.Module:
 
 def _compiles(precision: Precision) -> bool:
     """Whether layers of this precision are faster when compiled, and there is what compiles them."""
-    fast = {"bfloat16": has_bfloat16, "int8": has_int8}
+    fast = {"bfloat16": lambda: has_onednn() and has_bfloat16(), "int8": has_int8}
     return precision in fast and fast[precision]() and has_compiler()
 
 
@@ -136,15 +136,15 @@ def _compile(layer: Layer, precision: Precision) -> nn.Module:
 
 @cache
 def has_compiler() -> bool:
-    """Whether numba is installed and fits what else is; it refuses a newer numpy, for instance."""
+    """Whether numba is installed and works; it refuses a newer numpy, for instance."""
     if find_spec("numba") is None:
         return False
     try:
         importlib.import_module("m3connect.encoder.compiled")
-    except ImportError as error:
+        return not importlib.import_module("numba").config.DISABLE_JIT
+    except (ImportError, OSError) as error:
         logger.warning("numba is not used, and 'bfloat16' and 'int8' are slower without it: %s", error)
         return False
-    return True
 
 
 def convert_linear(linear: nn.Linear, precision: Precision, *, gelu: bool = False) -> nn.Module:

@@ -59,8 +59,6 @@ class _Call:
     token_ids: Sequence[IntArray]
     multi_vector: bool
     budget: int
-    alone: bool = False
-    """Whether the one who waits computes it, with all threads."""
     taken: int = 0
     results: SimpleQueue[tuple[int, M3Embeddings | BaseException]] = field(default_factory=SimpleQueue)
     """What became of some of the texts, with the place of the first of them."""
@@ -92,6 +90,34 @@ class _Slice:
         return self.call.token_ids[self.start : self.stop]
 
 
+class Pending:
+    """Texts that a scheduler computes; made by `Scheduler.submit`, and ended by one `result` or `cancel`."""
+
+    def __init__(self, call: _Call, withdraw: Callable[[_Call], None]) -> None:
+        self._call = call
+        self._withdraw = withdraw
+
+    def result(self, on_done: Callable[[int], object] = lambda n: None) -> M3Embeddings:
+        """Wait for all texts, as `Scheduler.run` does."""
+        parts: dict[int, M3Embeddings] = {}
+        missing = len(self._call.token_ids)
+        try:
+            while missing:
+                start, result = self._call.results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                parts[start] = result
+                missing -= len(result)
+                on_done(len(result))
+        finally:
+            self.cancel()
+        return M3Embeddings.concatenate([parts[start] for start in sorted(parts)])
+
+    def cancel(self) -> None:
+        """Compute no more of these texts; what is under way is finished, and thrown away."""
+        self._withdraw(self._call)
+
+
 class Scheduler:
     """Computes the texts of all calls of one model, from any number of threads.
 
@@ -104,7 +130,7 @@ class Scheduler:
     """
 
     def __init__(self, encode_pack: EncodePack, sizes: Sizes = PROCESSOR) -> None:
-        self.encode_pack = encode_pack
+        self._encode_pack = encode_pack
         self._sizes = sizes
         self._changed = threading.Condition()
         self._waiting: deque[_Call] = deque()
@@ -112,36 +138,53 @@ class Scheduler:
         self._running = 0
         self._running_long = 0
 
-    def submit(self, token_ids: Sequence[IntArray], *, multi_vector: bool) -> Pending:
-        """Have texts computed, while the caller does something else.
+    def run(
+        self, token_ids: Sequence[IntArray], *, multi_vector: bool, on_done: Callable[[int], object] = lambda n: None
+    ) -> M3Embeddings:
+        """Compute texts, row i being text i; returns when all of them are done.
 
         Args:
             token_ids: [t_i] the tokens of each text, longest first.
             multi_vector: compute token vectors too.
-        """
-        sizes, total, threads = self._sizes, sum(map(len, token_ids)), torch_threads()
-        workers = sizes.workers or min(threads, _MOST_WORKERS)
-        budget = min(sizes.tokens_per_pack, max(sizes.fewest_tokens, total // (2 * workers)))
-        call = _Call(token_ids, multi_vector, budget)
-        with self._changed:
-            small = total <= budget or len(token_ids) <= 1
-            if small and not self._running and not self._waiting:
-                call.alone = True
-                self._running += 1
-            else:
-                each = max(1, threads // workers)
-                hire(self._workers, workers, self._work, name="m3connect-encoder", torch_threads=each)
-                self._waiting.append(call)
-                self._changed.notify_all()
-        return Pending(self, call)
+            on_done: told how many texts were finished, in the caller's thread.
 
-    def withdraw(self, call: _Call) -> None:
-        """Compute no more of a call."""
+        Raises:
+            Exception: what `encode_pack` raised for one of these texts; the others are not computed any more.
+        """
+        if not self._start_alone(token_ids):
+            return self.submit(token_ids, multi_vector=multi_vector).result(on_done)
+        try:
+            batch = self._encode_pack(token_ids, multi_vector)
+        finally:
+            with self._changed:
+                self._running -= 1
+        on_done(len(batch))
+        return batch
+
+    def submit(self, token_ids: Sequence[IntArray], *, multi_vector: bool) -> Pending:
+        """Have texts computed by others, as `run` does, while the caller does something else."""
+        threads, workers = torch_threads(), self._most_workers()
+        call = _Call(token_ids, multi_vector, self._budget(token_ids))
         with self._changed:
-            self._running -= call.alone
-            call.alone = False
-            if call in self._waiting:
-                self._waiting.remove(call)
+            each = max(1, threads // workers)
+            hire(self._workers, workers, self._work, name="m3connect-encoder", torch_threads=each)
+            self._waiting.append(call)
+            self._changed.notify_all()
+        return Pending(call, self._withdraw)
+
+    def _most_workers(self) -> int:
+        return self._sizes.workers or min(torch_threads(), _MOST_WORKERS)
+
+    def _budget(self, token_ids: Sequence[IntArray]) -> int:
+        share = sum(map(len, token_ids)) // (2 * self._most_workers())
+        return min(self._sizes.tokens_per_pack, max(self._sizes.fewest_tokens, share))
+
+    def _start_alone(self, token_ids: Sequence[IntArray]) -> bool:
+        small = len(token_ids) <= 1 or sum(map(len, token_ids)) <= self._budget(token_ids)
+        with self._changed:
+            alone = small and not self._running and not self._waiting
+            self._running += alone
+        return alone
 
     def _work(self) -> None:
         while slices := self._next_pack():
@@ -189,15 +232,15 @@ class Scheduler:
             self._changed.notify_all()
         for one, result in zip(slices, results, strict=True):
             if isinstance(result, BaseException):
-                self.withdraw(one.call)
+                self._withdraw(one.call)
             one.call.results.put((one.start, result))
 
     def _encode_together(self, slices: Sequence[_Slice]) -> Sequence[M3Embeddings]:
         if len(slices) == 1:
-            return [self.encode_pack(slices[0].token_ids, slices[0].call.multi_vector)]
+            return [self._encode_pack(slices[0].token_ids, slices[0].call.multi_vector)]
         token_ids = [ids for one in slices for ids in one.token_ids]
         order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
-        batch = self.encode_pack([token_ids[i] for i in order], slices[0].call.multi_vector)
+        batch = self._encode_pack([token_ids[i] for i in order], slices[0].call.multi_vector)
         places = np.argsort(order)
         stops = np.cumsum([one.stop - one.start for one in slices])
         return [batch.take(rows) for rows in np.split(places, stops[:-1])]
@@ -206,45 +249,8 @@ class Scheduler:
         """Whether a pack holds a text that is longer than a pack should be."""
         return len(slices[0].token_ids[0]) > self._sizes.tokens_per_pack
 
-
-class Pending:
-    """Texts that a scheduler computes; made by `Scheduler.submit`, and ended by `result` or `cancel`."""
-
-    def __init__(self, scheduler: Scheduler, call: _Call) -> None:
-        self._scheduler = scheduler
-        self._call = call
-
-    def result(self, on_done: Callable[[int], object] = lambda n: None) -> M3Embeddings:
-        """Wait for all texts, row i being text i.
-
-        Args:
-            on_done: told how many texts were finished, in the caller's thread.
-
-        Raises:
-            Exception: what the computation raised for one of these texts; the others are not computed any more.
-        """
-        try:
-            if self._call.alone:
-                batch = self._scheduler.encode_pack(self._call.token_ids, self._call.multi_vector)
-                on_done(len(batch))
-                return batch
-            return _await(self._call, on_done)
-        finally:
-            self.cancel()
-
-    def cancel(self) -> None:
-        """Compute no more of these texts; what is under way is finished, and thrown away."""
-        self._scheduler.withdraw(self._call)
-
-
-def _await(call: _Call, on_done: Callable[[int], object]) -> M3Embeddings:
-    parts: dict[int, M3Embeddings] = {}
-    missing = len(call.token_ids)
-    while missing:
-        start, result = call.results.get()
-        if isinstance(result, BaseException):
-            raise result
-        parts[start] = result
-        missing -= len(result)
-        on_done(len(result))
-    return M3Embeddings.concatenate([parts[start] for start in sorted(parts)])
+    def _withdraw(self, call: _Call) -> None:
+        """Compute no more of a call."""
+        with self._changed:
+            if call in self._waiting:
+                self._waiting.remove(call)

@@ -6,7 +6,6 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -14,16 +13,23 @@ from torch import nn
 
 from m3connect import M3Encoder
 from m3connect.agreement import agreement
-from m3connect.encoder import kernels, precision
-from m3connect.encoder.compiled import CompiledLayer, _groups
+from m3connect.encoder import precision
 from m3connect.encoder.linear import has_int8
 from m3connect.encoder.model import Layer
 from m3connect.encoder.pack import Pack
+
+numba = pytest.importorskip("numba", reason="needs the extra fast")
+
+from m3connect.encoder import compiled as compiled_module  # noqa: E402  # only where numba is installed
+from m3connect.encoder import kernels  # noqa: E402  # as above
+from m3connect.encoder.compiled import CompiledLayer, _groups  # noqa: E402  # as above
 
 HEADS = 4
 CONFIG: Any = SimpleNamespace(hidden_size=64, num_attention_heads=HEADS, intermediate_size=256, layer_norm_eps=1e-5)
 LENGTHS = (1100, 512, 300, 41, 40, 40, 39, 18, 17, 16, 15, 3, 1, 1)
 """Texts of every way that attention has, longest first."""
+
+MANY = [LENGTHS[1:], LENGTHS, (1,), (16,), (17,), (3, 40, 7, 600)]
 
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="the processor has no products of 8-bit integers (VNNI)")
 needs_bfloat16 = pytest.mark.skipif(not precision.has_bfloat16(), reason="the processor has no products in bfloat16")
@@ -49,6 +55,11 @@ def layer() -> Layer:
     return Layer(CONFIG).eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True)
+def _compiled_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_module, "_MOST_TOKENS", 1 << 20)
+
+
 def pack_of(lengths: tuple[int, ...]) -> Pack:
     return Pack.of([np.zeros(length, np.int64) for length in lengths])
 
@@ -59,8 +70,20 @@ def converted(layer: Layer, name: str) -> nn.Module:
     return precision.convert(copy.eval().requires_grad_(False), name)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("lengths", MANY)
+@pytest.mark.parametrize("sharp", [1, 8])
+def test_all_steps_are_the_layers_in_float32(layer: Layer, lengths: tuple[int, ...], sharp: float) -> None:
+    copy = Layer(CONFIG).eval().requires_grad_(False)
+    copy.load_state_dict(layer.state_dict())
+    copy.qkv.weight.mul_(sharp)  # so that a token attends to few others
+    compiled, pack = CompiledLayer(copy, rows=torch.float32, attention=torch.float32), pack_of(lengths)
+    hidden = torch.from_numpy(draw(sum(lengths), 64))
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(hidden, pack), copy(hidden, pack), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", LOW)
-@pytest.mark.parametrize("lengths", [LENGTHS[1:], LENGTHS, (1,), (16,), (17,), (3, 40, 7, 600)])
+@pytest.mark.parametrize("lengths", MANY)
 def test_a_compiled_layer_is_the_layer(layer: Layer, name: str, lengths: tuple[int, ...]) -> None:
     compiled, pack = converted(layer, name), pack_of(lengths)
     assert isinstance(compiled, CompiledLayer)
@@ -84,6 +107,22 @@ def test_texts_of_a_pack_do_not_mix(layer: Layer, name: str) -> None:
         alone = [compiled(text, pack_of((len(text),))) for text in torch.split(loud, lengths)]
     for some, one in zip(together, alone, strict=True):
         torch.testing.assert_close(some, one, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "threads", "kept"), [((400, 400), 2, True), ((400, 400), 3, False), ((1025,), 1, False)]
+)
+def test_long_texts_and_many_on_many_threads_are_left_to_the_layer(
+    layer: Layer, lengths: tuple[int, ...], threads: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_module, "_MOST_TOKENS", 2048)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    left: list[Pack] = []
+    layer_like = CompiledLayer(layer, rows=torch.float32, attention=torch.float32)
+    del layer_like._layer
+    layer_like._layer = lambda hidden, pack: left.append(pack) or hidden  # type: ignore[assignment]
+    layer_like(torch.from_numpy(draw(sum(lengths), 64)), pack_of(lengths))
+    assert (not left) is kept
 
 
 @needs_int8
@@ -112,12 +151,15 @@ def test_a_numba_that_does_not_fit_is_left_out_and_the_log_says_so(
     def refuse(name: str) -> None:
         raise ImportError("Numba needs NumPy 2.4 or less")
 
-    precision.has_compiler.cache_clear()
     monkeypatch.setattr(precision.importlib, "import_module", refuse)
     with caplog.at_level(logging.WARNING):
-        assert not precision.has_compiler()
+        assert not precision.has_compiler.__wrapped__()
     assert "numba is not used, and 'bfloat16' and 'int8' are slower without it: Numba needs" in caplog.text
-    precision.has_compiler.cache_clear()
+
+
+def test_a_numba_that_may_not_compile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+    assert not precision.has_compiler.__wrapped__()
 
 
 def test_kernels_compile_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +185,19 @@ def test_rows_of_integers_come_back_within_half_a_step(width: int) -> None:
     assert (np.abs(back - states) <= 0.5001 * scales[:, None]).all()
     assert rows.min() >= 1
     assert (rows[1] == 128).all()
+
+
+@pytest.mark.parametrize("name", LOW)
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("length", [10, 40])
+def test_what_is_no_number_stays_visible(layer: Layer, name: str, number: float, length: int) -> None:
+    hidden = torch.from_numpy(draw(2 * length, 64))
+    hidden[3, 5] = number
+    with torch.inference_mode():
+        found = converted(layer, name)(hidden, pack_of((length, length)))
+    assert found[:length].isnan().all(1).any()
+    assert found[0].isnan().any(), "the others of its text attend to it"
+    assert found[length:].isfinite().all()
 
 
 def test_rows_of_bfloat16_are_rounded_as_torch_rounds_them() -> None:

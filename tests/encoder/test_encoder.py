@@ -14,7 +14,6 @@ from reference import Reference, View
 
 from m3connect import Encoder, M3Embeddings, M3Encoder
 from m3connect.encoder import tokenizer as tokenizer_module
-from m3connect.encoder.scheduler import Pending
 
 TEXTS = [
     "",
@@ -114,13 +113,13 @@ def test_rows_are_unit_vectors_and_sparse_rows_are_sorted_and_positive(encoder: 
 
 def test_a_text_that_comes_twice_is_computed_once(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    original = encoder._scheduler.submit
+    original = encoder._scheduler.run
 
-    def spy(token_ids: list[np.ndarray], **options: Any) -> Pending:
+    def spy(token_ids: list[np.ndarray], **options: Any) -> M3Embeddings:
         seen.append(len(token_ids))
         return original(token_ids, **options)
 
-    monkeypatch.setattr(encoder._scheduler, "submit", spy)
+    monkeypatch.setattr(encoder._scheduler, "run", spy)
     batch = encoder.encode(["same", "other", "same", "same"])
     assert sum(seen) == 2
     np.testing.assert_array_equal(batch.dense[0], batch.dense[3])
@@ -184,32 +183,49 @@ def test_texts_are_tokenized_while_those_before_them_are_computed(
     encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("m3connect.encoder.encoder._CHARACTERS_AT_ONCE", 4000)
-    tokenized, tokenize, encode_pack = threading.Semaphore(0), encoder._tokenize, encoder._scheduler.encode_pack
+    calls, twice = [], threading.Event()
+    tokenize, encode_pack = encoder._tokenize, encoder._scheduler._encode_pack
 
     def tell(texts: list[str], limit: int) -> Any:
+        calls.append(len(texts))
         found = tokenize(texts, limit)
-        tokenized.release()
+        if len(calls) == 2:
+            twice.set()
         return found
 
     def wait_for_the_next(token_ids: Any, multi_vector: bool) -> M3Embeddings:
-        assert tokenized.acquire(timeout=20)
-        assert tokenized.acquire(timeout=20), "the next texts were not tokenized meanwhile"
-        tokenized.release(100)
+        assert twice.wait(20), "the next texts were not tokenized meanwhile"
         return encode_pack(token_ids, multi_vector)
 
     monkeypatch.setattr(encoder, "_tokenize", tell)
-    monkeypatch.setattr(encoder._scheduler, "encode_pack", wait_for_the_next)
+    monkeypatch.setattr(encoder._scheduler, "_encode_pack", wait_for_the_next)
     assert len(encoder.encode([f"{i} " + "word " * 400 for i in range(6)])) == 6
+    assert calls == [2, 2, 2]
 
 
-def test_a_bad_text_among_many_is_named_and_the_encoder_goes_on(
-    encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_cut_away_does_not_make_parts_small(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m3connect.encoder.encoder._CHARACTERS_AT_ONCE", 1000)
+    calls, tokenize = [], encoder._tokenize
+    monkeypatch.setattr(encoder, "_tokenize", lambda texts, limit: calls.append(len(texts)) or tokenize(texts, limit))
+    encoder.encode([f"{i} " + "word " * 400 for i in range(20)], max_length=10)
+    assert calls == [13, 7]
+
+
+def test_an_encoder_goes_on_after_a_part_that_failed(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("m3connect.encoder.encoder._CHARACTERS_AT_ONCE", 12)
-    texts = [f"text {i}" for i in range(9)]
-    with pytest.raises(ValueError, match="text 8 holds half of a surrogate pair at character 6"):
-        encoder.encode([*texts[:8], "text 8\ud83d"])
+    texts, tokenize = [f"text {i}" for i in range(9)], encoder._tokenize
+
+    def fail(texts: list[str], limit: int) -> Any:
+        if "text 8" in texts:
+            raise MemoryError("too large")
+        return tokenize(texts, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "_tokenize", fail)
+        with pytest.raises(MemoryError, match="too large"):
+            encoder.encode(texts)
     assert len(encoder.encode(texts)) == 9
+    assert not encoder._scheduler._waiting
 
 
 @pytest.mark.parametrize("kind", [tuple, iter, np.array, lambda texts: dict.fromkeys(texts).keys()])

@@ -51,10 +51,6 @@ def firsts(batch: M3Embeddings) -> list[int]:
     return batch.dense[:, 0].astype(int).tolist()
 
 
-def run(scheduler: Scheduler, token_ids: list[IntArray], *, multi_vector: bool, **options: object) -> M3Embeddings:
-    return scheduler.submit(token_ids, multi_vector=multi_vector).result(**options)
-
-
 @pytest.fixture
 def packs() -> Packs:
     return Packs()
@@ -76,7 +72,7 @@ def pool():
 
 def test_rows_come_back_in_order_and_packs_keep_to_their_budget(packs: Packs) -> None:
     lengths = sorted(np.random.default_rng(0).integers(1, 900, 200).tolist(), reverse=True)
-    batch = run(Scheduler(packs), texts(lengths), multi_vector=True)
+    batch = Scheduler(packs).run(texts(lengths), multi_vector=True)
     assert firsts(batch) == list(range(1, 201))
     assert [len(vectors) for vectors in batch.require_multi_vector()] == lengths
     assert max(map(sum, packs.lengths)) <= 1024
@@ -85,13 +81,13 @@ def test_rows_come_back_in_order_and_packs_keep_to_their_budget(packs: Packs) ->
 
 
 def test_a_small_call_that_is_alone_is_one_pack_on_all_threads(packs: Packs) -> None:
-    run(Scheduler(packs), texts([30, 20, 10]), multi_vector=False)
+    Scheduler(packs).run(texts([30, 20, 10]), multi_vector=False)
     assert packs.lengths == [[30, 20, 10]]
     assert packs.threads == {2}
 
 
 def test_many_packs_share_the_threads_and_the_callers_setting_stays(packs: Packs) -> None:
-    run(Scheduler(packs), texts([500] * 20), multi_vector=False)
+    Scheduler(packs).run(texts([500] * 20), multi_vector=False)
     assert packs.threads == {1}
     assert torch.get_num_threads() == 2
     with ThreadPoolExecutor(1) as pool:
@@ -101,10 +97,10 @@ def test_many_packs_share_the_threads_and_the_callers_setting_stays(packs: Packs
 def test_calls_that_wait_at_the_same_time_share_a_pack(packs: Packs, pool: ThreadPoolExecutor) -> None:
     scheduler = Scheduler(packs)
     packs.gate.clear()
-    busy = [pool.submit(run, scheduler, texts([900, 900]), multi_vector=False)]
+    busy = [pool.submit(scheduler.run, texts([900, 900]), multi_vector=False)]
     for _ in range(2):
         assert packs.entered.acquire(timeout=WAIT)
-    short = [pool.submit(run, scheduler, texts([5 + i], first=100 + i), multi_vector=False) for i in range(8)]
+    short = [pool.submit(scheduler.run, texts([5 + i], first=100 + i), multi_vector=False) for i in range(8)]
     while len(scheduler._waiting) < 8:
         threading.Event().wait(0.01)
     packs.gate.set()
@@ -117,10 +113,10 @@ def test_calls_that_wait_at_the_same_time_share_a_pack(packs: Packs, pool: Threa
 def test_calls_with_and_without_token_vectors_do_not_share_a_pack(packs: Packs, pool: ThreadPoolExecutor) -> None:
     scheduler = Scheduler(packs)
     packs.gate.clear()
-    calls = [pool.submit(run, scheduler, texts([900, 900]), multi_vector=False)]
+    calls = [pool.submit(scheduler.run, texts([900, 900]), multi_vector=False)]
     for _ in range(2):
         assert packs.entered.acquire(timeout=WAIT)
-    calls += [pool.submit(run, scheduler, texts([9]), multi_vector=flag) for flag in (True, False, True)]
+    calls += [pool.submit(scheduler.run, texts([9]), multi_vector=flag) for flag in (True, False, True)]
     while len(scheduler._waiting) < 3:
         threading.Event().wait(0.01)
     packs.gate.set()
@@ -144,10 +140,10 @@ class Tickets:
 def test_a_short_call_does_not_wait_for_the_end_of_a_long_one(packs: Packs, pool: ThreadPoolExecutor) -> None:
     scheduler = Scheduler(packs)
     packs.gate = tickets = Tickets()
-    long = pool.submit(run, scheduler, texts([1000] * 50), multi_vector=False)
+    long = pool.submit(scheduler.run, texts([1000] * 50), multi_vector=False)
     for _ in range(2):
         assert packs.entered.acquire(timeout=WAIT)
-    short = pool.submit(run, scheduler, texts([7]), multi_vector=False)
+    short = pool.submit(scheduler.run, texts([7]), multi_vector=False)
     while len(scheduler._waiting) < 2:
         threading.Event().wait(0.01)
     while not short.done():
@@ -162,10 +158,10 @@ def test_a_short_call_does_not_wait_for_the_end_of_a_long_one(packs: Packs, pool
 def test_long_texts_leave_a_worker_free(packs: Packs, pool: ThreadPoolExecutor) -> None:
     scheduler = Scheduler(packs)
     packs.gate.clear()
-    long = pool.submit(run, scheduler, texts([8000, 8000, 8000]), multi_vector=False)
+    long = pool.submit(scheduler.run, texts([8000, 8000, 8000]), multi_vector=False)
     assert packs.entered.acquire(timeout=WAIT)
     assert not packs.entered.acquire(timeout=0.2)
-    short = pool.submit(run, scheduler, texts([7]), multi_vector=False)
+    short = pool.submit(scheduler.run, texts([7]), multi_vector=False)
     assert packs.entered.acquire(timeout=WAIT)
     assert packs.lengths == [[8000], [7]]
     packs.gate.set()
@@ -175,17 +171,17 @@ def test_long_texts_leave_a_worker_free(packs: Packs, pool: ThreadPoolExecutor) 
 
 def test_one_thread_computes_long_texts_too(packs: Packs) -> None:
     torch.set_num_threads(1)
-    assert firsts(run(Scheduler(packs), texts([3000, 3000, 5]), multi_vector=False)) == [1, 2, 3]
+    assert firsts(Scheduler(packs).run(texts([3000, 3000, 5]), multi_vector=False)) == [1, 2, 3]
 
 
 def test_an_error_reaches_the_call_it_belongs_to_and_the_next_one_works(packs: Packs) -> None:
     scheduler = Scheduler(packs)
     with pytest.raises(MemoryError, match="too large"):
-        run(scheduler, [*texts([900] * 5), np.full(800, -1), *texts([700] * 50)], multi_vector=False)
+        scheduler.run([*texts([900] * 5), np.full(800, -1), *texts([700] * 50)], multi_vector=False)
     assert len(packs.lengths) < 40
     with pytest.raises(MemoryError, match="too large"):
-        run(scheduler, [np.full(3, -1)], multi_vector=False)
-    assert firsts(run(scheduler, texts([900] * 5), multi_vector=False)) == [1, 2, 3, 4, 5]
+        scheduler.run([np.full(3, -1)], multi_vector=False)
+    assert firsts(scheduler.run(texts([900] * 5), multi_vector=False)) == [1, 2, 3, 4, 5]
     assert not scheduler._waiting
     assert not scheduler._running
 
@@ -201,15 +197,15 @@ def test_a_caller_that_is_interrupted_leaves_nothing_behind(packs: Packs) -> Non
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        run(scheduler, texts([900] * 9), multi_vector=False)
+        scheduler.run(texts([900] * 9), multi_vector=False)
     assert not scheduler._waiting
     packs.gate.set()
 
 
 def test_progress_counts_every_text(packs: Packs) -> None:
     counted: list[int] = []
-    run(Scheduler(packs), texts([400] * 30), multi_vector=False, on_done=counted.append)
-    run(Scheduler(packs), texts([4]), multi_vector=False, on_done=counted.append)
+    Scheduler(packs).run(texts([400] * 30), multi_vector=False, on_done=counted.append)
+    Scheduler(packs).run(texts([4]), multi_vector=False, on_done=counted.append)
     assert sum(counted) == 31
 
 
@@ -217,13 +213,13 @@ def test_idle_workers_end_and_give_the_model_back(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.05)
     packs = Packs()
     scheduler = Scheduler(packs)
-    run(scheduler, texts([900] * 5), multi_vector=False)
+    scheduler.run(texts([900] * 5), multi_vector=False)
     workers, gone = list(scheduler._workers), weakref.ref(packs)
     for worker in workers:
         worker.join(WAIT)
     assert workers
     assert not any(worker.is_alive() for worker in workers)
-    assert firsts(run(scheduler, texts([900] * 3), multi_vector=False)) == [1, 2, 3]
+    assert firsts(scheduler.run(texts([900] * 3), multi_vector=False)) == [1, 2, 3]
     for worker in list(scheduler._workers):
         worker.join(WAIT)
     del packs, scheduler
@@ -231,21 +227,20 @@ def test_idle_workers_end_and_give_the_model_back(monkeypatch: pytest.MonkeyPatc
     assert gone() is None
 
 
-def test_what_is_cancelled_is_not_computed_and_leaves_the_others_their_threads(packs: Packs) -> None:
+def test_what_is_submitted_is_computed_meanwhile_and_what_is_cancelled_is_not(packs: Packs) -> None:
     scheduler = Scheduler(packs)
-    scheduler.submit(texts([5]), multi_vector=False).cancel()
-    assert packs.lengths == []
-    run(scheduler, texts([6]), multi_vector=False)
-    assert packs.threads == {2}, "a call that is alone takes all threads, also after one that was cancelled"
+    one = scheduler.submit(texts([5]), multi_vector=False)
+    assert packs.entered.acquire(timeout=WAIT), "before anybody asks for the result"
+    assert firsts(one.result()) == [1]
     packs.gate.clear()
     many = scheduler.submit(texts([900] * 50), multi_vector=False)
     assert packs.entered.acquire(timeout=WAIT)
     many.cancel()
     packs.gate.set()
-    assert firsts(run(scheduler, texts([900] * 3), multi_vector=False)) == [1, 2, 3]
+    assert firsts(scheduler.run(texts([900] * 3), multi_vector=False)) == [1, 2, 3]
     assert len(packs.lengths) < 12
 
 
 def test_a_pack_may_hold_a_little_more_than_its_share_so_that_all_packs_are_equal(packs: Packs) -> None:
-    run(Scheduler(packs), texts([400, 400, *[100] * 20]), multi_vector=False)
+    Scheduler(packs).run(texts([400, 400, *[100] * 20]), multi_vector=False)
     assert sorted(map(sum, packs.lengths)) == [600, 700, 700, 800]
