@@ -21,14 +21,11 @@ from m3connect.encoder.pack import Pack
 
 __all__ = ["CompiledLayer"]
 
-_LONGEST = 1024
-"""Of longer texts the attention weights of all heads are too large to have at once."""
+_FEW_THREADS, _FEW_TOKENS = 4, 128
+"""With more of both PyTorch should be faster, as kernels run on one thread: estimated from figures of two threads."""
 
-_MOST_TOKENS = 2048
-"""Of as many tokens, times PyTorch's threads, PyTorch is faster: kernels run on one thread."""
-
-_SCORES_AT_ONCE = 1 << 18
-"""Attention weights, of texts that are computed together, which stay in a core's caches."""
+_SCORES_AT_ONCE = 1 << 20
+"""Attention weights that are held in memory, two bytes each in bfloat16."""
 
 _NEARLY_EQUAL = 0.85
 """A text is computed with a longer one, and padded, if it has at least so much of its length."""
@@ -86,7 +83,7 @@ class _Norm:
 
 
 class CompiledLayer(nn.Module):
-    """Computes what a layer does, for inference on a processor; long texts, and many on many threads, it leaves to it.
+    """Computes what a layer does, for inference on a processor; many tokens on many threads it leaves to it.
 
     Args:
         layer: its linears are those of a precision already; where they can apply GELU, its activation is empty.
@@ -106,7 +103,7 @@ class CompiledLayer(nn.Module):
 
     def forward(self, hidden: Tensor, pack: Pack) -> Tensor:
         """Transform [T, d] hidden states."""
-        if pack.longest > _LONGEST or len(hidden) * torch.get_num_threads() > _MOST_TOKENS:
+        if torch.get_num_threads() > _FEW_THREADS and len(hidden) > _FEW_TOKENS:
             result: Tensor = self._layer(hidden, pack)
             return result
         states = hidden.numpy()
@@ -131,9 +128,7 @@ class CompiledLayer(nn.Module):
                 continue
             parts = torch.empty(3, len(lengths) * heads, padded, width, dtype=self._attention)
             kernels.gather(*product, start, lengths, _array(parts))
-            scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
-            kernels.softmax(_array(scores), lengths)
-            kernels.scatter(_array(torch.bmm(scores, parts[2])), start, lengths, attended.values, attended.scales)
+            kernels.scatter(_array(_combine(parts, lengths)), start, lengths, attended.values, attended.scales)
         return attended
 
     def _feed_forward(self, rows: _Rows) -> _Product:
@@ -143,6 +138,28 @@ class CompiledLayer(nn.Module):
         active = _Rows.empty(product[0].shape, self._rows)
         kernels.activate(*product, active.values, active.scales)
         return self._output(active)
+
+
+def _combine(parts: Tensor, lengths: IntArray) -> Tensor:
+    """Attend within n texts, given [3, n * heads, t, w] as `kernels.gather` fills it; returns [n * heads, t, w]."""
+    queries, keys, values = parts[0], parts[1].transpose(1, 2), parts[2]
+    padded = len(queries[0])
+    heads, rows = max(1, _SCORES_AT_ONCE // padded**2), min(padded, max(_LANES, _SCORES_AT_ONCE // padded))
+    if len(lengths) > 1 or heads >= len(queries):
+        scores = torch.bmm(queries, keys)
+        kernels.softmax(_array(scores), lengths)
+        return torch.bmm(scores, values)
+    attended = torch.empty_like(queries)
+    scores = torch.empty(heads, rows, padded, dtype=parts.dtype)
+    for head in range(0, len(queries), heads):
+        some = slice(head, head + heads)
+        for row in range(0, padded, rows):
+            asking = queries[some, row : row + rows]
+            found = scores[: len(asking), : asking.shape[1]]
+            torch.bmm(asking, keys[some], out=found)
+            kernels.softmax(_array(found), lengths)
+            torch.bmm(found, values[some], out=attended[some, row : row + rows])
+    return attended
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -260,15 +260,15 @@ def gather(
 
 @_kernel
 def softmax(scores: Rows, lengths: IntArray) -> None:
-    """Turn scores [n * heads, t, t] into weights, in place; those after a text's end become 0.
+    """Turn scores [n * heads, r, t] of r of t queries into weights, in place; those after a text's end become 0.
 
     A score after a text's end must not be above all those before it; that of the first token again will do.
     """
-    padded, heads = scores.shape[1], len(scores) // len(lengths)
+    padded, heads = scores.shape[2], len(scores) // len(lengths)
     row = np.empty(padded, np.float32)
     for text in range(len(lengths)):
         for head in range(text * heads, (text + 1) * heads):
-            for i in range(lengths[text]):
+            for i in range(min(scores.shape[1], lengths[text])):
                 given = scores[head, i]
                 largest = np.int32(-0x7FFFFFFF)  # floats as integers in the same order: they are compared in parallel
                 for j in range(padded):

@@ -57,7 +57,7 @@ def layer() -> Layer:
 
 @pytest.fixture(autouse=True)
 def _compiled_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_module, "_MOST_TOKENS", 1 << 20)
+    monkeypatch.setattr(compiled_module, "_FEW_THREADS", 1 << 20)
 
 
 def pack_of(lengths: tuple[int, ...]) -> Pack:
@@ -80,6 +80,17 @@ def test_all_steps_are_the_layers_in_float32(layer: Layer, lengths: tuple[int, .
     hidden = torch.from_numpy(draw(sum(lengths), 64))
     with torch.inference_mode():
         torch.testing.assert_close(compiled(hidden, pack), copy(hidden, pack), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", [1, 500, 4000, 40_000])
+def test_attention_may_be_cut_into_heads_and_rows(layer: Layer, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_module, "_SCORES_AT_ONCE", scores)
+    _groups.cache_clear()
+    compiled, pack = CompiledLayer(layer, rows=torch.float32, attention=torch.float32), pack_of((90, 89, 37, 17))
+    hidden = torch.from_numpy(draw(90 + 89 + 37 + 17, 64))
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(hidden, pack), layer(hidden, pack), rtol=0, atol=1e-5)
+    _groups.cache_clear()
 
 
 @pytest.mark.parametrize("name", LOW)
@@ -110,12 +121,12 @@ def test_texts_of_a_pack_do_not_mix(layer: Layer, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "threads", "kept"), [((400, 400), 2, True), ((400, 400), 3, False), ((1025,), 1, False)]
+    ("lengths", "threads", "kept"), [((400, 400), 4, True), ((400, 400), 5, False), ((128,), 5, True)]
 )
-def test_long_texts_and_many_on_many_threads_are_left_to_the_layer(
+def test_many_tokens_on_many_threads_are_left_to_the_layer(
     layer: Layer, lengths: tuple[int, ...], threads: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled_module, "_MOST_TOKENS", 2048)
+    monkeypatch.setattr(compiled_module, "_FEW_THREADS", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     left: list[Pack] = []
     layer_like = CompiledLayer(layer, rows=torch.float32, attention=torch.float32)
@@ -277,5 +288,5 @@ def test_every_text_is_in_one_group_and_no_group_holds_too_much() -> None:
         row += some.sum()
         assert padded % 16 == 0
         assert some.max() <= padded < some.max() + 16
-        assert len(some) == 1 or len(some) * 12 * padded**2 <= 1 << 18
+        assert len(some) == 1 or len(some) * 12 * padded**2 <= 1 << 20
         assert padded <= 16 or some.min() >= 0.85 * some.max()
