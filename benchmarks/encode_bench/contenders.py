@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -40,6 +41,9 @@ class Contender:
 
     for_long: bool = True
     """Whether one very long text makes no others as long by padding."""
+
+    turn: Callable[[], AbstractContextManager[object]] = field(default=nullcontext, repr=False)
+    """Entered before it is timed: what must not stay while others are, such as threads of a server."""
 
     @property
     def name(self) -> str:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SLOW = 10
 """A contender whose trial takes so many times m3connect's float32 runs in every second round."""
 
+_REST_SECONDS = 0.1
+"""In which threads that others left waiting for work go to sleep."""
+
 _WARM_UP_TEXTS = 8
 
 
@@ -150,7 +153,7 @@ def try_all(contenders: Sequence[Contender], workload: Workload) -> Trial:
         try:
             if contender.family not in warm:
                 warm.add(contender.family)
-                contender.encode(workload.trial[:_WARM_UP_TEXTS])
+                _timed(contender, workload.trial[:_WARM_UP_TEXTS], 1)
             seconds, views = _timed(contender, workload.trial, workload.calls)
         except Exception as error:  # noqa: BLE001  # it is reported, and the others are measured
             _leave_out(contender, describe(error), trial.left_out, error)
@@ -235,9 +238,12 @@ def _take_turn(contender: Contender, result: Result, reference: Views | None) ->
 
 
 def _timed(contender: Contender, texts: Sequence[str], calls: int) -> tuple[float, Views]:
-    """Return the seconds of a call, and what the first one returned."""
-    start = time.perf_counter()
-    views = contender.encode(texts)
-    for _ in range(calls - 1):
-        contender.encode(texts)
-    return (time.perf_counter() - start) / calls, views
+    """Return the seconds of a call, and what the last one returned; of short calls, one before is not counted."""
+    time.sleep(_REST_SECONDS)
+    with contender.turn():
+        if calls > 1:
+            contender.encode(texts)
+        start = time.perf_counter()
+        for _ in range(calls):
+            views = contender.encode(texts)
+        return (time.perf_counter() - start) / calls, views

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,29 @@ def load_m3serve(checkpoint: Path, resources: ExitStack) -> Iterator[Contender]:
     special = M3Tokenizer(checkpoint).unweighted.tolist()
     runner = resources.enter_context(asyncio.Runner())
     for size in (None, *BATCH_SIZES):
-        engine = Engine(device="cpu", use_fp16=False, _encoder=encoder, max_batch_size=size or 256)
-        runner.run(engine.start())
-        resources.callback(_stop, runner, engine)
+        encode = _Encode(
+            runner, partial(Engine, _encoder=encoder, max_batch_size=size or 256), special, together=size is None
+        )
         setting = DEFAULT if size is None else f"request a text, max_batch_size={size}"
-        encode = _Encode(runner, engine, special, together=size is None)
-        yield Contender(PACKAGE, encode, setting=setting, several_precisions=False, for_long=size == 1)
-
-
-def _stop(runner: asyncio.Runner, engine: Any) -> None:  # noqa: ANN401  # m3serve's Engine
-    runner.run(engine.stop())
+        yield Contender(
+            PACKAGE, encode, setting=setting, several_precisions=False, for_long=size == 1, turn=encode.started
+        )
 
 
 class _Encode:
-    def __init__(self, runner: asyncio.Runner, engine: Any, special: list[int], *, together: bool) -> None:  # noqa: ANN401  # m3serve's Engine
-        self._runner, self._engine, self._special, self._together = runner, engine, set(special), together
+    """Asks an engine that is there during its turn alone: its idle threads slow down the parallel loops of others."""
+
+    def __init__(self, runner: asyncio.Runner, make: Callable[..., Any], special: list[int], *, together: bool) -> None:
+        self._runner, self._make, self._special, self._together = runner, make, set(special), together
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        self._engine = self._make(device="cpu", use_fp16=False)
+        self._runner.run(self._engine.start())
+        try:
+            yield
+        finally:
+            self._runner.run(self._engine.stop())
 
     def __call__(self, texts: Sequence[str]) -> Views:
         requests = [list(texts)] if self._together else [[text] for text in texts]
