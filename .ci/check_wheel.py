@@ -32,6 +32,14 @@ def main() -> None:
     hits = m3connect.HybridRetriever(encoder, store, rerank=True).search("Who makes honey?", top_k=1)
     assert hits[0].document.id == "bees", hits
 
+    assert import_error("numba") != "no error", (
+        "the path without the extra fast cannot be tried where numba is installed"
+    )
+    exact, low = (
+        m3connect.M3Encoder.from_pretrained("m3-mini", precision=name).encode(["bees"]) for name in ("float32", "int8")
+    )
+    assert (exact.dense * low.dense).sum() > 0.99, "int8 without the extra fast"
+
     for adapter, extra in (("m3connect_qdrant", "m3connect[qdrant]"), ("m3connect_milvus", "m3connect[milvus]")):
         assert extra in import_error(adapter), f"the error does not name {extra}"
 

@@ -195,6 +195,18 @@ def test_a_document_with_the_id_of_a_further_window_stays_where_a_file_holds_it(
         assert further in stored(spec)
 
 
+@pytest.mark.parametrize("texts", [(LONG, "The river."), ("The river.", LONG)], ids=["shorter", "longer"])
+def test_of_an_id_that_comes_twice_the_last_document_is_stored_alone(run, edge, notes, texts):
+    index = ("index", notes, "--store", edge, "--model", "m3-mini", "--chunk", 64)
+    write(notes, {"rows.jsonl": json.dumps({"id": "a", "text": texts[-1]})})
+    run(*index)
+    expected = stored(edge).keys()
+    write(notes, {"rows.jsonl": "\n".join(json.dumps({"id": "a", "text": text}) for text in texts)})
+    for _ in range(2):
+        run(*index)
+        assert stored(edge).keys() == expected
+
+
 def test_what_did_not_change_is_read_once(notes):
     class Asked(MemoryStore):
         def get(self, ids):

@@ -104,12 +104,10 @@ class Intake:
         self._token_store = token_store
         self._cut = cut
         self._on_problem = on_problem
-        self.ids: set[str] = set()
-        """Of everything that the files hold, windows included."""
         self.displaced: Counter[str] = Counter()
         """By file: documents that gave way to ones with the same id from other files."""
-        self._windows: dict[str, int] = {}
-        """How many windows each document has, 0 where it is whole."""
+        self._held: dict[str, list[str]] = {}
+        """The ids of each document's windows, or its own if whole; where an id comes twice, of the last one."""
         self._outdated: set[str] = set()
         """Documents of which something is stored that they have no longer."""
 
@@ -118,16 +116,18 @@ class Intake:
         for batch in batches(read, _TOGETHER):
             # Whoever stores a document says what is wrong with it; nothing is asked about it here.
             parts = [None if document_problem(document) else self._cut(document) for document in batch]
-            counts = [len(cut) if cut and len(cut) > 1 else 0 for cut in parts]
-            named = zip(batch, parts, counts, strict=True)
-            stored = self._stored({document.id: count for document, cut, count in named if cut})
-            for document, cut, count in zip(batch, parts, counts, strict=True):
+            stored = self._stored({one.id: _windows(cut) for one, cut in zip(batch, parts, strict=True) if cut})
+            for document, cut in zip(batch, parts, strict=True):
                 if cut is None:
                     yield document
                 elif self._admit(document, stored):
-                    self._note(document.id, count, stored)
-                    self.ids.update(part.id for part in cut)
+                    self._note(document.id, cut, stored)
                     yield from cut
+
+    @property
+    def ids(self) -> set[str]:
+        """Of everything that the files hold, windows included."""
+        return {part for parts in self._held.values() for part in parts}
 
     def remove_outdated(self, rejected: Iterable[Document]) -> int:
         """Delete windows that older versions of the documents had and the new ones lack, and nothing that files hold.
@@ -138,12 +138,10 @@ class Intake:
         Returns:
             How many were deleted.
         """
-        kept = {name for document in rejected for name in (document.id, document.parent_id)}
-        counts = ((name, self._windows[name]) for name in self._outdated if name not in kept)
+        kept, ids = {name for document in rejected for name in (document.id, document.parent_id)}, self.ids
+        counts = ((name, _windows(self._held[name])) for name in self._outdated if name not in kept)
         groups = map(dict, batches(counts, _TOGETHER))
-        return sum(
-            remove_old_windows(self._store, group, token_store=self._token_store, keep=self.ids) for group in groups
-        )
+        return sum(remove_old_windows(self._store, group, token_store=self._token_store, keep=ids) for group in groups)
 
     def _stored(self, counts: Mapping[str, int]) -> dict[str, Document]:
         """Return what is stored of documents: themselves, their first windows, and the first that they lack now."""
@@ -152,16 +150,17 @@ class Intake:
         )
         return {document.id: document for document in self._store.get(list(wanted))}
 
-    def _note(self, name: str, count: int, stored: Container[str]) -> None:
-        self._windows[name] = count
-        if window_id(name, count) in stored or (count and name in stored):
+    def _note(self, name: str, cut: Sequence[Document], stored: Container[str]) -> None:
+        count = _windows(cut)
+        if name in self._held or window_id(name, count) in stored or (count and name in stored):
             self._outdated.add(name)
+        self._held[name] = [part.id for part in cut]
 
     def _admit(self, document: Document, stored: Mapping[str, Document]) -> bool:
         """Set a document aside whose name is that of another file's; take note where a given id is."""
         older = stored.get(document.id) or stored.get(window_id(document.id, 0))
         ours, theirs = origin_of(document), origin_of(older) if older else None
-        if ours is None or theirs is None or ours[1] == theirs[1] or document.id in self._windows:
+        if ours is None or theirs is None or ours[1] == theirs[1] or document.id in self._held:
             return True
         if _is_named_by_file(document.id, *ours) and Path(theirs[1]).exists():
             reason = f"its id {document.id!r} is taken by {theirs[1]}: index the folder that holds both files, or use"
@@ -207,6 +206,11 @@ def prune(
     for group in batches(gone, _TOGETHER):
         delete_documents(store, group, token_store=token_store)
     return len(gone)
+
+
+def _windows(cut: Sequence[object]) -> int:
+    """Count the windows of a document, or of a whole one none."""
+    return len(cut) if len(cut) > 1 else 0
 
 
 def _is_named_by_file(name: str, folder: str, file: str) -> bool:

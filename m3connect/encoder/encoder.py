@@ -239,7 +239,10 @@ class M3Encoder:
     def _in_turns(
         self, parts: list[list[str]], limit: int, multi_vector: bool, on_done: Callable[[int], object]
     ) -> Iterator[M3Embeddings]:
-        """Compute parts, of which the next is tokenized while the one before is computed."""
+        """Compute parts, of which the next is tokenized while the one before is computed.
+
+        Where others wait too, a call so long gets two turns to each of theirs.
+        """
         ahead: deque[tuple[_Part, Pending]] = deque()
         try:
             for texts in parts:
