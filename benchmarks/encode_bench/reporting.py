@@ -17,7 +17,7 @@ from encode_bench.measuring import Result
 
 _DEFAULT = f"{FLAG}, {DEFAULT}"
 _PACKAGES = ("m3connect", "FlagEmbedding", "transformers", "onnxruntime", "onnx", "openvino", "m3serve")
-_OTHERS = ("torch", "tokenizers", "numpy")
+_OTHERS = ("torch", "numba", "tokenizers", "numpy")
 
 
 def show(result: Result) -> None:
