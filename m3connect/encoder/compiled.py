@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,7 +86,7 @@ class CompiledLayer(nn.Module):
 
     Args:
         layer: its linears are those of a precision already; where they can apply GELU, its activation is empty.
-        rows: what its linears take: torch.bfloat16, or torch.uint8 for `Int8Linear.multiply`.
+        rows: what its linears take: torch.float32, torch.bfloat16, or torch.uint8 for `Int8Linear.multiply`.
         attention: what attention computes in: torch.float32 or torch.bfloat16.
     """
 
@@ -182,7 +181,9 @@ def _groups(lengths: tuple[int, ...], heads: int) -> list[tuple[int, IntArray, i
         padded = -(-longest // _LANES) * _LANES
         most = max(1, _SCORES_AT_ONCE // (heads * padded**2))
         shortest = 1 if longest <= _SHORT else _NEARLY_EQUAL * longest
-        some = list(takewhile(lambda length: shortest <= length <= longest, lengths[first : first + most]))  # noqa: B023
-        groups.append((row, np.array(some), padded))
-        row, first = row + sum(some), first + len(some)
+        stop = first + 1
+        while stop < min(len(lengths), first + most) and shortest <= lengths[stop] <= longest:
+            stop += 1
+        groups.append((row, np.array(lengths[first:stop]), padded))
+        row, first = row + sum(lengths[first:stop]), stop
     return groups

@@ -52,6 +52,16 @@ def _inlined(function: Kernel) -> Kernel:
     return cast(Kernel, numba.njit(inline="always")(function))
 
 
+def _chosen_by_type(choose: Kernel) -> Kernel:
+    """Make a function for kernels whose body is what `choose` returns, given the types of its arguments."""
+
+    def compiled_alone(*_: object) -> Any:
+        raise NotImplementedError(f"{choose.__name__} exists inside kernels alone, where numba puts its body")
+
+    overload(compiled_alone, inline="always", strict=False)(choose)
+    return cast(Kernel, compiled_alone)
+
+
 @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
 def _float_of(context: object, bits: object) -> object:
     """Read 32 bits as a float."""
@@ -76,49 +86,31 @@ def _narrow(number: Any) -> Any:
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
+@_chosen_by_type
 def _number(array: Any, value: Any) -> Any:
     """Return the float32 of an array's value."""
-    raise NotImplementedError
-
-
-@overload(_number, inline="always", strict=False)  # type: ignore[untyped-decorator]  # as above
-def _compile_number(array: Any, value: Any) -> Any:
     if array.dtype == types.uint16:
         return lambda array, value: _widen(value)
     return lambda array, value: value
 
 
+@_chosen_by_type
 def _cast(array: Any, number: Any) -> Any:
     """Return what stands for a float32 in an array."""
-    raise NotImplementedError
+    return (lambda array, number: _narrow(number)) if array.dtype == types.uint16 else (lambda array, number: number)
 
 
-@overload(_cast, inline="always", strict=False)  # type: ignore[untyped-decorator]  # as above
-def _compile_cast(array: Any, number: Any) -> Any:
-    if array.dtype == types.uint16:
-        return lambda array, number: _narrow(number)
-    return lambda array, number: number
-
-
+@_chosen_by_type
 def _result(product: Any, value: Any, scale: Any, bias: Any, column: Any) -> Any:
     """Return what a product's value stands for."""
-    raise NotImplementedError
-
-
-@overload(_result, inline="always", strict=False)  # type: ignore[untyped-decorator]  # as above
-def _compile_result(product: Any, value: Any, scale: Any, bias: Any, column: Any) -> Any:
     if isinstance(bias, types.Array):
         return lambda product, value, scale, bias, column: value * scale + bias[column]
     return lambda product, value, scale, bias, column: _number(product, value)
 
 
+@_chosen_by_type
 def _store(row: Any, out: Any) -> Any:
     """Write a float32 row in the form of `out`, and return its scale."""
-    raise NotImplementedError
-
-
-@overload(_store, strict=False)  # type: ignore[untyped-decorator]  # as above
-def _compile_store(row: Any, out: Any) -> Any:
     return _store_integers if out.dtype == types.uint8 else _store_floats
 
 
