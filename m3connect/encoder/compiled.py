@@ -1,189 +1,193 @@
-"""A layer whose products are oneDNN's, and whose other steps are kernels that numba compiled."""
+"""Layers whose steps, products included, numba compiled for this processor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from m3connect.embeddings import FloatArray, IntArray
-from m3connect.encoder import kernels
-from m3connect.encoder.linear import Int8Linear
+from m3connect.encoder.kernels import QUERIES
+from m3connect.encoder.linear import scales_of_rows
 from m3connect.encoder.model import Layer
 from m3connect.encoder.pack import Pack
+from m3connect.encoder.program import LAYER, LINEARS, NORMS, ROWS_AT_ONCE, program
+from m3connect.encoder.teams import has_teams, run_in_team
+from m3connect.encoder.tiles import LANES, NARROW, WIDE
 
 __all__ = ["CompiledLayer"]
 
-_FEW_THREADS, _FEW_TOKENS = 4, 128
-"""With more of both PyTorch should be faster, as kernels run on one thread: estimated from figures of two threads."""
+_LINE = 64
+"""Bytes of a line of a cache, where arrays begin."""
 
-_SCORES_AT_ONCE = 1 << 20
-"""Attention weights that are held in memory, two bytes each in bfloat16."""
-
-_NEARLY_EQUAL = 0.85
-"""A text is computed with a longer one, and padded, if it has at least so much of its length."""
-
-_LANES = 16
-"""Other texts are padded to a multiple of this: as many numbers as a processor computes at once."""
-
-_SHORT = 16
-"""Texts of so many tokens at most are computed one by one, without PyTorch: to call it takes longer."""
-
-_Product: TypeAlias = tuple[npt.NDArray[Any], FloatArray, FloatArray | None]
-"""A product's values, the scales of its rows, and a bias that is still to be added: what kernels take."""
+_MOST_KEPT = 3 << 24
+"""Bytes that a thread keeps: enough for a pack of 1,024 tokens at BGE-M3's width."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows for a product: what PyTorch multiplies, the same as an array, and each row's scale."""
+class _Rooms(threading.local):
+    """Memory for what a layer computes on the way; a thread's is kept for its next layer, unless it is large.
 
-    tensor: Tensor
-    values: npt.NDArray[Any]
-    scales: FloatArray
+    To get fresh memory from the system for every layer took up to a third of the time.
+    """
 
-    @classmethod
-    def empty(cls, shape: tuple[int, ...], dtype: torch.dtype) -> _Rows:
-        tensor = torch.empty(shape, dtype=dtype)
-        return cls(tensor, _array(tensor), np.empty(shape[0], np.float32))
+    def __init__(self) -> None:
+        self._kept = torch.empty(0, dtype=torch.uint8)
 
-    def __getitem__(self, some: slice) -> _Rows:
-        return _Rows(self.tensor[some], self.values[some], self.scales[some])
+    def take(self, phases: Sequence[dict[str, int]], record: np.void) -> Tensor:
+        """Return memory for arrays of so many bytes, and write down where each of them begins.
 
-
-class _Linear:
-    """A linear, and its result as kernels take it."""
-
-    def __init__(self, linear: nn.Module) -> None:
-        self.multiply: Callable[[Tensor], Tensor] = linear
-        self._bias: FloatArray | None = None
-        if isinstance(linear, Int8Linear):
-            self.multiply, self._bias = linear.multiply, linear.bias.numpy()
-
-    def __call__(self, rows: _Rows) -> _Product:
-        return _array(self.multiply(rows.tensor)), rows.scales, self._bias
+        The first phase's arrays are there all the time; those of the others take each other's place.
+        """
+        common, *others = [list(accumulate(map(_whole_lines, phase.values()), initial=0)) for phase in phases]
+        needed = common[-1] + max(starts[-1] for starts in others)
+        room = self._kept
+        if len(room) < needed:
+            room = torch.empty(needed, dtype=torch.uint8)
+            if needed <= _MOST_KEPT:
+                self._kept = room
+        first = room.data_ptr()
+        for phase, starts in zip(phases, (common, *others), strict=True):
+            for name, start in zip(phase, starts, strict=False):
+                record[name] = first + start + (0 if starts is common else common[-1])
+        return room
 
 
-class _Norm:
-    """Adds a product to the states before it, and normalises the sum."""
+def _whole_lines(size: int) -> int:
+    return -(-size // _LINE) * _LINE
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        self._weights = norm.weight.numpy(), norm.bias.numpy(), np.float32(norm.eps)
 
-    def __call__(self, product: _Product, states: FloatArray) -> FloatArray:
-        out = np.empty_like(states)
-        kernels.normalize(*product, states, *self._weights, out)
-        return out
+_rooms = _Rooms()
 
 
 class CompiledLayer(nn.Module):
-    """Computes what a layer does, for inference on a processor; many tokens on many threads it leaves to it.
+    """Computes what a layer does, for inference on a processor with AVX-512.
+
+    A text's states are the same to the last bit, whatever texts are beside it and however many threads there are.
 
     Args:
-        layer: its linears are those of a precision already; where they can apply GELU, its activation is empty.
-        rows: what its linears take: torch.float32, torch.bfloat16, or torch.uint8 for `Int8Linear.multiply`.
+        layer: what to compute; it is not kept.
+        products: what linears compute in: torch.float32, torch.bfloat16, or torch.int8 with one scale for each output's
+            weights, and one for each row.
         attention: what attention computes in: torch.float32 or torch.bfloat16.
     """
 
-    def __init__(self, layer: Layer, *, rows: torch.dtype, attention: torch.dtype) -> None:
+    def __init__(self, layer: Layer, *, products: torch.dtype, attention: torch.dtype) -> None:
         super().__init__()
-        self._layer = layer
-        self._rows, self._attention, self._heads = rows, attention, layer.num_heads
-        self._step = layer.rows_at_once
-        self._activates = not isinstance(layer.activation, nn.Identity)
-        self._qkv, self._attention_output = _Linear(layer.qkv), _Linear(layer.attention_output)
-        self._intermediate, self._output = _Linear(layer.intermediate), _Linear(layer.output)
-        self._attention_norm, self._output_norm = _Norm(layer.attention_norm), _Norm(layer.output_norm)
+        integers = products == torch.int8
+        self._rows, self._attention = torch.uint8 if integers else products, attention
+        self._d, self._heads, self._inner = layer.qkv.in_features, layer.num_heads, layer.intermediate.out_features
+        self._run = program(_as_numpy(self._rows), _as_numpy(products), _as_numpy(attention))
+        self._kept: list[Tensor] = []
+        self._record = np.zeros(1, LAYER)
+        self._record["heads"] = layer.num_heads
+        for name in LINEARS:
+            linear: nn.Linear = getattr(layer, name)
+            into = self._record[0][name]
+            into["outputs"], into["inputs"] = linear.weight.shape
+            self._keep(into, _integer_blocks(linear) if integers else _blocks(linear, products))
+        for name in NORMS:
+            norm: nn.LayerNorm = getattr(layer, name)
+            into = self._record[0][name]
+            into["eps"] = norm.eps
+            self._keep(into, {"weight": norm.weight.detach().clone(), "shift": norm.bias.detach().clone()})
+
+    @classmethod
+    def fits(cls, layer: Layer) -> bool:
+        """Whether a layer's sizes are multiples of what is computed at once: not so of tiny ones, perhaps."""
+        sizes = [layer.qkv.in_features, layer.intermediate.out_features]
+        return all(size % LANES == 0 for size in sizes) and layer.qkv.in_features // layer.num_heads % 2 == 0
 
     def forward(self, hidden: Tensor, pack: Pack) -> Tensor:
-        """Transform [T, d] hidden states."""
-        if torch.get_num_threads() > _FEW_THREADS and len(hidden) > _FEW_TOKENS:
-            result: Tensor = self._layer(hidden, pack)
-            return result
-        states = hidden.numpy()
-        attended = self._attend(self._qkv(self._fill(states)), pack)
-        states = self._attention_norm(self._attention_output(attended), states)
-        filled, step = self._fill(states), self._step or len(states)
-        parts = [slice(start, start + step) for start in range(0, len(states), step)]
-        out = [self._output_norm(self._feed_forward(filled[part]), states[part]) for part in parts]
-        return torch.from_numpy(np.concatenate(out) if len(out) > 1 else out[0])
+        """Transform [T, d] hidden states in float32."""
+        hidden = hidden.contiguous()
+        threads = torch.get_num_threads() if has_teams() else 1
+        lengths, padded, longest = _measures(pack.lengths)
+        out = torch.empty_like(hidden)
+        record = self._record.copy()
+        written = record[0]
+        written["tokens"], written["texts"], written["in_team"] = len(hidden), len(lengths), threads > 1
+        written["padded"], written["longest"] = padded, longest
+        for name, tensor in (("lengths", lengths), ("states", hidden), ("out", out)):
+            written[name] = tensor.data_ptr()
+        room = _rooms.take(self._sizes(len(hidden), padded, longest, threads), written)
+        run_in_team(self._run, record.ctypes.data, threads)
+        del room
+        return out
 
-    def _fill(self, states: FloatArray) -> _Rows:
-        rows = _Rows.empty(states.shape, self._rows)
-        kernels.fill(states, rows.values, rows.scales)
-        return rows
+    def _sizes(self, tokens: int, padded: int, longest: int, threads: int) -> tuple[dict[str, int], ...]:
+        """Return how many bytes each array needs for what is computed on the way: throughout, before, and after."""
+        d, inner, rows, numbers = self._d, self._inner, self._rows.itemsize, self._attention.itemsize
+        block, queries = min(tokens, ROWS_AT_ONCE), threads * QUERIES
+        width = -(-d // self._heads // NARROW) * NARROW
+        throughout = {"rows": tokens * d * rows, "row_scales": tokens * 4}
+        attention = {
+            "parts": tokens * 3 * d * numbers,
+            "keys": padded * d * numbers,
+            "values": padded * self._heads * width * numbers,
+            "attended": tokens * d * numbers,
+            "scores": queries * longest * 4,
+            "weights": queries * longest * numbers,
+            "sums": queries * width * 4,
+        }
+        after = {
+            "product": tokens * d * 4,
+            "middle": tokens * d * 4,
+            "inner": block * inner * 4,
+            "active": block * inner * rows,
+            "active_scales": block * 4,
+        }
+        return throughout, attention, after
 
-    def _attend(self, product: _Product, pack: Pack) -> _Rows:
-        heads, width = self._heads, product[0].shape[1] // (3 * self._heads)
-        attended = _Rows.empty((len(product[0]), heads * width), self._rows)
-        for start, lengths, padded in _groups(pack.lengths, heads):
-            if padded <= _SHORT:
-                kernels.attend(*product, start, lengths, heads, attended.values, attended.scales)
-                continue
-            parts = torch.empty(3, len(lengths) * heads, padded, width, dtype=self._attention)
-            kernels.gather(*product, start, lengths, _array(parts))
-            kernels.scatter(_array(_combine(parts, lengths)), start, lengths, attended.values, attended.scales)
-        return attended
-
-    def _feed_forward(self, rows: _Rows) -> _Product:
-        if not self._activates:
-            return _array(self._output.multiply(self._intermediate.multiply(rows.tensor))), rows.scales, None
-        product = self._intermediate(rows)
-        active = _Rows.empty(product[0].shape, self._rows)
-        kernels.activate(*product, active.values, active.scales)
-        return self._output(active)
-
-
-def _combine(parts: Tensor, lengths: IntArray) -> Tensor:
-    """Attend within n texts, given [3, n * heads, t, w] as `kernels.gather` fills it; returns [n * heads, t, w]."""
-    queries, keys, values = parts[0], parts[1].transpose(1, 2), parts[2]
-    padded = len(queries[0])
-    heads, rows = max(1, _SCORES_AT_ONCE // padded**2), min(padded, max(_LANES, _SCORES_AT_ONCE // padded))
-    if len(lengths) > 1 or heads >= len(queries):
-        scores = torch.bmm(queries, keys)
-        kernels.softmax(_array(scores), lengths)
-        return torch.bmm(scores, values)
-    attended = torch.empty_like(queries)
-    scores = torch.empty(heads, rows, padded, dtype=parts.dtype)
-    for head in range(0, len(queries), heads):
-        some = slice(head, head + heads)
-        for row in range(0, padded, rows):
-            asking = queries[some, row : row + rows]
-            found = scores[: len(asking), : asking.shape[1]]
-            torch.bmm(asking, keys[some], out=found)
-            kernels.softmax(_array(found), lengths)
-            torch.bmm(found, values[some], out=attended[some, row : row + rows])
-    return attended
+    def _keep(self, record: np.void, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors alive, and write down where they are."""
+        for name, tensor in tensors.items():
+            self._kept.append(tensor)
+            record[name] = tensor.data_ptr()
 
 
-def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    """Return a tensor as an array, its bfloat16 as uint16."""
-    array: npt.NDArray[Any] = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
+def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return numpy's type, of bfloat16 that of its bits."""
+    return np.dtype({torch.bfloat16: "u2"}.get(dtype) or torch.empty(0, dtype=dtype).numpy().dtype)
+
+
+def _blocks(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a linear's weights as tiles take them."""
+    return {"blocks": _lay_out(linear.weight.detach().to(dtype)), "bias": _fill_up(linear.bias.detach().float())}
+
+
+def _integer_blocks(linear: nn.Linear) -> dict[str, Tensor]:
+    weight = linear.weight.detach()
+    scales = scales_of_rows(weight)
+    integers = torch.round(weight / scales).to(torch.int8)
+    return {
+        "blocks": _lay_out(integers),
+        "offsets": _fill_up(-128 * integers.sum(1, dtype=torch.int32)),
+        "scales": _fill_up(scales.squeeze(1)),
+        "bias": _fill_up(linear.bias.detach().float()),
+    }
+
+
+def _lay_out(weight: Tensor) -> Tensor:
+    """Turn weights [outputs, inputs] into [groups, steps, 64, numbers of a step]."""
+    step = 4 // weight.element_size()
+    groups = _fill_up(weight).view(-1, WIDE, weight.shape[1] // step, step)
+    return groups.transpose(1, 2).contiguous()
+
+
+def _fill_up(tensor: Tensor) -> Tensor:
+    """Copy a tensor, with zeros after it, so that its length is a multiple of 64."""
+    filled = tensor.new_zeros(-(-len(tensor) // WIDE) * WIDE, *tensor.shape[1:])
+    filled[: len(tensor)] = tensor
+    return filled
 
 
 @lru_cache(maxsize=64)
-def _groups(lengths: tuple[int, ...], heads: int) -> list[tuple[int, IntArray, int]]:
-    """Divide texts, longest first, into those whose attention is computed together.
-
-    Returns:
-        Of each group: the row where it begins, its texts' lengths, and the length to which they are padded.
-    """
-    groups = []
-    row = first = 0
-    while first < len(lengths):
-        longest = lengths[first]
-        padded = -(-longest // _LANES) * _LANES
-        most = max(1, _SCORES_AT_ONCE // (heads * padded**2))
-        shortest = 1 if longest <= _SHORT else _NEARLY_EQUAL * longest
-        stop = first + 1
-        while stop < min(len(lengths), first + most) and shortest <= lengths[stop] <= longest:
-            stop += 1
-        groups.append((row, np.array(lengths[first:stop]), padded))
-        row, first = row + sum(lengths[first:stop]), stop
-    return groups
+def _measures(lengths: tuple[int, ...]) -> tuple[Tensor, int, int]:
+    """Return lengths as a tensor, their sum and the longest, each brought up to a multiple of 32."""
+    padded = [-(-length // NARROW) * NARROW for length in lengths]
+    return torch.tensor(lengths), sum(padded), max(padded)

@@ -1,15 +1,13 @@
-"""What lies between the matrix products of a layer, compiled by numba: one pass over the rows where PyTorch takes ten.
+"""A transformer layer over packed texts, compiled by numba: one call a layer, whose threads share every step.
 
 Rows that a product takes come in three forms, and every kernel knows them by their type: float32; bfloat16 as uint16,
-since numpy has no such type; or 8-bit integers as uint8, 128 standing for 0, and a scale for each row. A product of
-the first two has its bias already, that of integers still lacks its row's scale and the bias; `bias` is None or an
-array accordingly. Kernels take arrays one by one, since numba unpacks anything else slowly, and release the GIL.
+since numpy has no such type; or 8-bit integers as uint8, 128 standing for 0, and a scale for each row. Attention
+computes in float32 or bfloat16; what is added up, and what flows between layers, is float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
@@ -20,15 +18,19 @@ from numba.core import types
 from numba.extending import intrinsic, overload
 
 from m3connect.embeddings import FloatArray, IntArray
+from m3connect.encoder.tiles import BFLOAT16, NARROW, ROWS, WIDE, narrow_tile, wide_tile
 
-__all__ = ["activate", "attend", "fill", "gather", "normalize", "scatter", "softmax"]
+__all__ = ["QUERIES", "activate", "attend", "fill", "lay_out", "multiply", "normalize", "share"]
 
 Rows: TypeAlias = npt.NDArray[Any]
 """float32, uint16 or uint8: see above."""
 
+Words: TypeAlias = npt.NDArray[np.uint32]
+"""One float32 each, or two bfloat16."""
+
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_FREEDOMS = {"reassoc", "contract", "arcp", "nsz"}
+FREEDOMS = {"reassoc", "contract", "arcp", "nsz"}
 """Sums may be added in any order, but what is no number must not be taken for one."""
 
 _INFINITY = np.int32(0x7F800000)
@@ -37,15 +39,19 @@ _INFINITY = np.int32(0x7F800000)
 _LEVELS = np.float32(127)
 """Int8 numbers used on each side of 0."""
 
+_ROWS_OF_PART = 48
+"""Rows of which a product is computed by one thread: few, so that there are shares for all."""
+
+_STEPS_OF_PART = 1024
+"""Steps of a group of weights that are taken at a time, so that a core's second cache holds them: 256 KB."""
+
+QUERIES = 24
+"""Queries that attend together: a text's keys and values are read once for so many."""
+
 
 def _kernel(function: Kernel) -> Kernel:
-    """Compile a function when it is first called, and keep the result on disk where there is a place for it."""
-    compile_with = partial(numba.njit, nogil=True, fastmath=_FREEDOMS, error_model="numpy")
-    try:
-        compiled = compile_with(cache=True)(function)
-    except RuntimeError:  # neither this folder nor the user's cache can be written
-        compiled = compile_with()(function)
-    return cast(Kernel, compiled)
+    """Compile a function when it is first called."""
+    return cast(Kernel, numba.njit(nogil=True, fastmath=FREEDOMS, error_model="numpy")(function))
 
 
 def _inlined(function: Kernel) -> Kernel:
@@ -79,11 +85,14 @@ def _widen(bits: Any) -> Any:
     return _float_of(np.uint32(bits) << np.uint32(16))
 
 
-@_inlined
-def _narrow(number: Any) -> Any:
+@intrinsic  # type: ignore[untyped-decorator]  # as above
+def _narrow(context: object, number: object) -> object:
     """Round a float32 to the nearest bfloat16, ties to even."""
-    bits = _bits_of(number)
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(given[0], BFLOAT16), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
 
 
 @_chosen_by_type
@@ -98,14 +107,6 @@ def _number(array: Any, value: Any) -> Any:
 def _cast(array: Any, number: Any) -> Any:
     """Return what stands for a float32 in an array."""
     return (lambda array, number: _narrow(number)) if array.dtype == types.uint16 else (lambda array, number: number)
-
-
-@_chosen_by_type
-def _result(product: Any, value: Any, scale: Any, bias: Any, column: Any) -> Any:
-    """Return what a product's value stands for."""
-    if isinstance(bias, types.Array):
-        return lambda product, value, scale, bias, column: value * scale + bias[column]
-    return lambda product, value, scale, bias, column: _number(product, value)
 
 
 @_chosen_by_type
@@ -161,42 +162,93 @@ def _gelu(x: Any) -> Any:
     return below if x < 0 else x - below
 
 
+@_inlined
+def share(count: Any, thread: Any, threads: Any) -> Any:
+    """Return the first of a thread's things, and the one after its last."""
+    return count * thread // threads, count * (thread + 1) // threads
+
+
+@_inlined
+def _rows_of_tile(left: Any) -> Any:
+    """Return how many of the rows that are left come next, so that the last tile is about as large as the others."""
+    tiles = (left + ROWS - 1) // ROWS
+    return (left + tiles - 1) // tiles
+
+
 @_kernel
-def fill(states: FloatArray, out: Rows, scales: FloatArray) -> None:
+def fill(states: Rows, out: Rows, scales: FloatArray) -> None:
     """Bring [T, d] states into the form of `out` [T, d]; `scales` is [T]."""
+    row = np.empty(states.shape[1], np.float32)
     for i in range(len(states)):
-        scales[i] = _store(states[i], out[i])
+        for j in range(len(row)):
+            row[j] = _number(states, states[i, j])
+        scales[i] = _store(row, out[i])
 
 
 @_kernel
-def activate(product: Rows, scales: FloatArray, bias: FloatArray | None, out: Rows, out_scales: FloatArray) -> None:
+def multiply(
+    rows: Rows,
+    row_scales: FloatArray,
+    blocks: npt.NDArray[Any],
+    offsets: IntArray,
+    scales: FloatArray,
+    bias: FloatArray,
+    out: Rows,
+    thread: int,
+    threads: int,
+) -> None:
+    """Fill a thread's share of a linear's [T, outputs]: some columns of some rows.
+
+    Args:
+        rows: [T, inputs].
+        row_scales: [T] of integers.
+        blocks: [groups, steps, 64, numbers of a step] weights, as `tiles` has them.
+        offsets: [groups * 64] what sums of integers begin with.
+        scales: [groups * 64] of weights that are integers.
+        bias: [groups * 64].
+        out: is filled.
+        thread: which share.
+        threads: how many shares there are.
+    """
+    parts, steps = (len(rows) + _ROWS_OF_PART - 1) // _ROWS_OF_PART, blocks.shape[1]
+    in_parts = blocks.itemsize > 1 and out.itemsize == 4 and out.shape[1] % WIDE == 0
+    at_once = min(steps, _STEPS_OF_PART) if in_parts else steps
+    finish = (offsets, scales, row_scales, bias)
+    first, last = share(len(blocks) * parts, thread, threads)
+    while first < last:
+        group = first // parts
+        row, stop = first % parts * _ROWS_OF_PART, min(len(rows), (first % parts + last - first) * _ROWS_OF_PART)
+        for step in range(0, steps, at_once):
+            i = row
+            while i < stop:
+                count = _rows_of_tile(stop - i)
+                until = min(steps, step + at_once)
+                wide_tile(rows, i, 0, count, blocks, group, step, until, finish, out, i, group * WIDE)
+                i += count
+        first = min(last, (group + 1) * parts)
+
+
+@_kernel
+def activate(product: FloatArray, out: Rows, scales: FloatArray) -> None:
     """Apply GELU to a product [T, d], and write it as rows for the next one."""
     row = np.empty(product.shape[1], np.float32)
     for i in range(len(product)):
-        scale = scales[i]
         for j in range(len(row)):
-            row[j] = _gelu(_result(product, product[i, j], scale, bias, j))
-        out_scales[i] = _store(row, out[i])
+            row[j] = _gelu(product[i, j])
+        scales[i] = _store(row, out[i])
 
 
 @_kernel
 def normalize(
-    product: Rows,
-    scales: FloatArray,
-    bias: FloatArray | None,
-    states: FloatArray,
-    weight: FloatArray,
-    shift: FloatArray,
-    eps: np.float32,
-    out: FloatArray,
+    product: FloatArray, states: FloatArray, weight: FloatArray, shift: FloatArray, eps: np.float32, out: FloatArray
 ) -> None:
     """Add a product [T, d] to the states [T, d] before it, and normalise each row (LayerNorm)."""
     d = product.shape[1]
     for i in range(len(product)):
-        scale, row = scales[i], out[i]
+        row = out[i]
         total = np.float32(0)
         for j in range(d):
-            row[j] = _result(product, product[i, j], scale, bias, j) + states[i, j]
+            row[j] = product[i, j] + states[i, j]
             total += row[j]
         mean = total / np.float32(d)
         squares = np.float32(0)
@@ -208,152 +260,199 @@ def normalize(
 
 
 @_kernel
-def gather(
-    product: Rows, scales: FloatArray, bias: FloatArray | None, start: int, lengths: IntArray, parts: Rows
-) -> None:
-    """Lay out queries, keys and values of n texts by head, so that products within each head can be formed.
+def lay_out(qkv: Rows, lengths: IntArray, heads: int, keys: Words, values: Words, thread: int, threads: int) -> None:
+    """Lay out keys and values of n texts by head, as tiles take weights; a thread does some heads of every text.
 
     Args:
-        product: [T, 3 * d] queries, keys and values of each token, one after the other.
-        scales: [T] of its rows.
-        bias: of the product.
-        start: the row where the first text begins.
+        qkv: [T, 3 * d] queries, keys and values of each token, one after the other.
         lengths: [n] tokens of the texts, which follow each other.
-        parts: [3, n * heads, t, w] is filled: t is at least the longest text, heads * w is d. After a text's
-            end come its first key again, and values of 0. Queries are divided by the square root of w.
+        heads: how many; each has d / heads numbers, or w words of 32 bits.
+        keys: [sum(t), heads, w] words are filled, t being a text's length, brought up to a multiple of 32: each head
+            of each text as [t / 32, w, 32]. What comes after a text's end is arbitrary.
+        values: [sum(t), heads, v] words are filled, v being w brought up to a multiple of those in 32 numbers: each
+            head of each text as [d / heads / 32, t / step, 32], a word holding the numbers of `step` tokens. After a
+            text's end come zeros.
+        thread: which share.
+        threads: how many shares there are.
     """
-    queries, keys, values = parts[0], parts[1], parts[2]
-    padded, width = queries.shape[1:]
-    heads = len(queries) // len(lengths)
-    d = heads * width
-    factor = np.float32(1) / np.sqrt(np.float32(width))
-    row = start
-    for text in range(len(lengths)):
-        for i in range(lengths[text]):
-            scale = scales[row]
-            for head in range(heads):
-                to, at = text * heads + head, head * width
-                for j in range(width):
-                    query = _result(product, product[row, at + j], scale, bias, at + j)
-                    queries[to, i, j] = _cast(parts, query * factor)
-                at += d
-                for j in range(width):
-                    keys[to, i, j] = _cast(parts, _result(product, product[row, at + j], scale, bias, at + j))
-                at += d
-                for j in range(width):
-                    values[to, i, j] = _cast(parts, _result(product, product[row, at + j], scale, bias, at + j))
-            row += 1
-        for to in range(text * heads, (text + 1) * heads):
-            for i in range(lengths[text], padded):
-                for j in range(width):
-                    keys[to, i, j] = keys[to, 0, j]
-                    values[to, i, j] = 0
+    first, last = share(heads, thread, threads)
+    words = qkv.view(np.uint32)
+    width = words.shape[1] // 3 // heads
+    row = place = 0
+    for length in lengths:
+        padded = _padded(length)
+        for head in range(first, last):
+            at = head * width
+            _lay_out_keys(words, row, length, heads * width + at, _keys_of(keys, place, padded, head))
+            at = 2 * qkv.shape[1] // 3 + at * _step(qkv)
+            _lay_out_values(qkv, row, length, at, width * _step(qkv), _values_of(values, place, padded, head, qkv))
+        row, place = row + length, place + padded
 
 
-@_kernel
-def softmax(scores: Rows, lengths: IntArray) -> None:
-    """Turn scores [n * heads, r, t] of r of t queries into weights, in place; those after a text's end become 0.
-
-    A score after a text's end must not be above all those before it; that of the first token again will do.
-    """
-    padded, heads = scores.shape[2], len(scores) // len(lengths)
-    row = np.empty(padded, np.float32)
-    for text in range(len(lengths)):
-        for head in range(text * heads, (text + 1) * heads):
-            for i in range(min(scores.shape[1], lengths[text])):
-                given = scores[head, i]
-                largest = np.int32(-0x7FFFFFFF)  # floats as integers in the same order: they are compared in parallel
-                for j in range(padded):
-                    row[j] = _number(scores, given[j])
-                    bits = np.int32(_bits_of(row[j]))
-                    largest = max(largest, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-                largest ^= (largest >> np.int32(31)) & np.int32(0x7FFFFFFF)
-                offset = _float_of(np.uint32(largest))
-                for j in range(padded):
-                    row[j] = _exp2((row[j] - offset) * np.float32(1.44269504))
-                for j in range(lengths[text], padded):
-                    row[j] = 0
-                total = np.float32(0)
-                for j in range(padded):
-                    total += row[j]
-                inverse = np.float32(1) / total
-                for j in range(padded):
-                    given[j] = _cast(scores, row[j] * inverse)
+@_inlined
+def _padded(length: Any) -> Any:
+    return (length + NARROW - 1) // NARROW * NARROW
 
 
-@_kernel
-def scatter(attended: Rows, start: int, lengths: IntArray, out: Rows, scales: FloatArray) -> None:
-    """Write attended values [n * heads, t, w] as rows [T, d] for the next product; the first text's go to `start`."""
-    heads, width = len(attended) // len(lengths), attended.shape[2]
-    row = np.empty(heads * width, np.float32)
-    at = start
-    for text in range(len(lengths)):
-        for i in range(lengths[text]):
-            for head in range(heads):
-                for j in range(width):
-                    row[head * width + j] = _number(attended, attended[text * heads + head, i, j])
-            scales[at] = _store(row, out[at])
-            at += 1
+@_inlined
+def _step(numbers: Any) -> Any:
+    """Return how many numbers are in a word, which a tile reads at once."""
+    return 4 // numbers.itemsize
+
+
+@_inlined
+def _part(words: Any, place: Any, padded: Any, head: Any) -> Any:
+    """Return a head's keys or values of a text."""
+    size = padded * words.shape[2]
+    start = place * words.shape[1] * words.shape[2] + head * size
+    return words.reshape(words.size)[start : start + size]
+
+
+@_inlined
+def _keys_of(keys: Any, place: Any, padded: Any, head: Any) -> Any:
+    """Return a head's keys of a text: [t / 32, w, 32] words."""
+    return _part(keys, place, padded, head).reshape(padded // NARROW, keys.shape[2], NARROW)
+
+
+@_inlined
+def _values_of(values: Any, place: Any, padded: Any, head: Any, numbers: Any) -> Any:
+    """Return a head's values of a text: [v / 32, t / step, 32] words."""
+    steps = padded // _step(numbers)
+    return _part(values, place, padded, head).reshape(values.shape[2] * _step(numbers) // NARROW, steps, NARROW)
+
+
+@_inlined
+def _lay_out_keys(words: Any, row: Any, length: Any, at: Any, keys: Any) -> None:
+    for i in range(length):
+        group, lane = i // NARROW, i % NARROW
+        for j in range(keys.shape[1]):
+            keys[group, j, lane] = words[row + i, at + j]
+
+
+@_inlined
+def _lay_out_values(qkv: Any, row: Any, length: Any, at: Any, width: Any, values: Any) -> None:
+    step = _step(qkv)
+    for group in range(len(values)):
+        start, count = at + group * NARROW, min(NARROW, width - group * NARROW)
+        for i in range(values.shape[1]):
+            first = row + i * step
+            for lane in range(count):
+                values[group, i, lane] = _word(qkv, first, start + lane, row + length)
+
+
+@_chosen_by_type
+def _word(qkv: Any, row: Any, column: Any, stop: Any) -> Any:
+    """Return the numbers of a word: those of a column, from a row on."""
+    if qkv.dtype == types.uint16:
+        return _two_numbers
+    return lambda qkv, row, column, stop: _bits_of(qkv[row, column]) if row < stop else np.uint32(0)
+
+
+def _two_numbers(qkv: Any, row: Any, column: Any, stop: Any) -> Any:
+    first = np.uint32(qkv[row, column]) if row < stop else np.uint32(0)
+    second = np.uint32(qkv[row + 1, column]) if row + 1 < stop else np.uint32(0)
+    return first | second << np.uint32(16)
 
 
 @_kernel
 def attend(
-    product: Rows,
-    scales: FloatArray,
-    bias: FloatArray | None,
-    start: int,
+    qkv: Rows,
     lengths: IntArray,
-    heads: int,
+    keys: Words,
+    values: Words,
+    scores: FloatArray,
+    weights: Rows,
+    sums: FloatArray,
     out: Rows,
-    out_scales: FloatArray,
+    thread: int,
+    threads: int,
 ) -> None:
-    """Attend within n short texts in one call, in float32: as `gather`, `softmax`, `scatter` and two products do."""
-    longest, width = lengths.max(), product.shape[1]
-    parts, attended = np.empty((longest, width), np.float32), np.empty((longest, width // 3), np.float32)
-    row = start
-    for text in range(len(lengths)):
-        length = lengths[text]
-        for i in range(length):
-            scale = scales[row + i]
-            for j in range(width):
-                parts[i, j] = _result(product, product[row + i, j], scale, bias, j)
-        scores = np.empty((heads, length, length), np.float32)
-        _score(parts, scores)
-        softmax(scores, lengths[text : text + 1])
-        _weigh(parts, scores, attended)
-        for i in range(length):
-            out_scales[row + i] = _store(attended[i], out[row + i])
-        row += length
+    """Attend within n texts, given what `lay_out` filled; a thread does every so manieth block of queries.
+
+    Args:
+        qkv: [T, 3 * d].
+        lengths: [n].
+        keys: [.., heads, w].
+        values: [.., heads, v].
+        scores: [24, t] is overwritten, t being the longest text's length, brought up to a multiple of 32.
+        weights: [24, t] as well.
+        sums: [24, v * step] as well.
+        out: [T, d] is filled.
+        thread: which share.
+        threads: how many shares there are.
+    """
+    heads, width = keys.shape[1], keys.shape[2] * _step(qkv)
+    totals = np.empty(QUERIES, np.float32)
+    factor = np.float32(1.44269504) / np.sqrt(np.float32(width))  # exp(x) is 2**(1.44 * x)
+    row = place = unit = 0
+    for length in lengths:
+        padded = _padded(length)
+        for head in range(heads):
+            for first in range(0, length, QUERIES):
+                unit += 1
+                if unit % threads == thread:
+                    count = min(QUERIES, length - first)
+                    _score(
+                        qkv,
+                        row + first,
+                        head * width,
+                        count,
+                        _numbers(_keys_of(keys, place, padded, head), qkv),
+                        scores,
+                    )
+                    for i in range(count):
+                        totals[i] = _softmax(scores[i], weights[i], length, padded, factor)
+                    _weigh(weights, count, _numbers(_values_of(values, place, padded, head, qkv), qkv), sums)
+                    for i in range(count):
+                        inverse = np.float32(1) / totals[i]
+                        for j in range(width):
+                            out[row + first + i, head * width + j] = _cast(out, sums[i, j] * inverse)
+        row, place = row + length, place + padded
 
 
 @_inlined
-def _score(parts: FloatArray, scores: FloatArray) -> None:
-    """Fill the scores [heads, t, t] of a text's queries with its keys, in the first two thirds of [t, 3 * d]."""
-    heads, length, _ = scores.shape
-    d = parts.shape[1] // 3
-    width = d // heads
-    factor = np.float32(1) / np.sqrt(np.float32(width))
-    for head in range(heads):
-        query, key = head * width, d + head * width
-        for i in range(length):
-            for other in range(length):
-                score = np.float32(0)
-                for j in range(width):
-                    score += parts[i, query + j] * parts[other, key + j]
-                scores[head, i, other] = score * factor
+def _numbers(words: Any, like: Any) -> Any:
+    """Return [groups, steps, 32] words as a tile takes them: [groups, steps, 32, step]."""
+    groups, steps, columns = words.shape
+    return words.view(like.dtype).reshape(groups, steps, columns, _step(like))
 
 
 @_inlined
-def _weigh(parts: FloatArray, weights: FloatArray, attended: FloatArray) -> None:
-    """Fill [t, d] with sums of a text's values, the last third of [t, 3 * d], by weights [heads, t, t]."""
-    heads, length, _ = weights.shape
-    d = parts.shape[1] // 3
-    width = d // heads
-    attended[:length] = 0
-    for head in range(heads):
-        value, to = 2 * d + head * width, head * width
-        for i in range(length):
-            for other in range(length):
-                weight = weights[head, i, other]
-                for j in range(width):
-                    attended[i, to + j] += weight * parts[other, value + j]
+def _score(qkv: Any, row: Any, at: Any, count: Any, keys: Any, scores: Any) -> None:
+    """Fill the first rows of scores with products of queries with all keys."""
+    for group in range(len(keys)):
+        i = 0
+        while i < count:
+            rows = _rows_of_tile(count - i)
+            narrow_tile(qkv, row + i, at, rows, keys, group, 0, keys.shape[1], None, scores, i, group * NARROW)
+            i += rows
+
+
+@_inlined
+def _weigh(weights: Any, count: Any, values: Any, sums: Any) -> None:
+    """Fill the first rows of sums with those of a text's values by weights."""
+    for group in range(len(values)):
+        i = 0
+        while i < count:
+            rows = _rows_of_tile(count - i)
+            narrow_tile(weights, i, 0, rows, values, group, 0, values.shape[1], None, sums, i, group * NARROW)
+            i += rows
+
+
+@_inlined
+def _softmax(scores: Any, weights: Any, length: Any, padded: Any, factor: Any) -> Any:
+    """Turn a row of scores into weights, and return what they have to be divided by; those after the end become 0."""
+    for j in range(length, padded):
+        scores[j] = -np.inf
+    largest = np.int32(-0x7FFFFFFF)  # floats as integers in the same order: they are compared in parallel
+    for j in range(padded):
+        bits = np.int32(_bits_of(scores[j]))
+        largest = max(largest, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    largest ^= (largest >> np.int32(31)) & np.int32(0x7FFFFFFF)
+    offset = _float_of(np.uint32(largest))
+    total = np.float32(0)
+    for j in range(padded):
+        weight = _exp2((scores[j] - offset) * factor)
+        weights[j] = _cast(weights, weight)
+        total += weight
+    return total

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CastLinear", "Int8Linear", "OneDnnLinear", "has_int8", "has_onednn"]
+__all__ = ["CastLinear", "Int8Linear", "OneDnnLinear", "has_int8", "has_onednn", "scales_of_rows"]
 
 _LEVELS = 127
 """Int8 numbers used on each side of 0."""
@@ -73,7 +73,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        scales = _scales(linear.weight.detach())
+        scales = scales_of_rows(linear.weight.detach())
         weight = torch.round(linear.weight.detach() / scales).to(torch.int8)
         self._packed = has_int8()
         if self._packed:
@@ -86,7 +86,7 @@ class Int8Linear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Map [T, inputs] of any floating type to [T, outputs] in float32."""
         rows = rows.float()
-        scales = _scales(rows)
+        scales = scales_of_rows(rows)
         shifted = rows.mul(scales.reciprocal()).round_().add_(128).to(torch.uint8)
         product = self.multiply(shifted)
         return torch.addcmul(self.bias, product, scales, out=product)
@@ -105,7 +105,7 @@ class Int8Linear(nn.Module):
         return result
 
 
-def _scales(rows: Tensor) -> Tensor:
+def scales_of_rows(rows: Tensor) -> Tensor:
     """Return [n, 1] what each row is divided by to fit into 8 bits."""
     return rows.abs().amax(1, keepdim=True).clamp_(min=1e-12).div_(_LEVELS)
 

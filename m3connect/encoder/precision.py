@@ -108,6 +108,13 @@ def _convert_layer_for_gpu(layer: Layer, precision: Precision, device: torch.dev
 
 
 def _convert_layer(layer: Layer, precision: Precision) -> nn.Module:
+    if has_tiles(precision) and has_compiler():
+        from m3connect.encoder.compiled import CompiledLayer
+
+        if CompiledLayer.fits(layer):
+            products = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[precision]
+            low = precision != "float32" and has_tiles("bfloat16")
+            return CompiledLayer(layer, products=products, attention=torch.bfloat16 if low else torch.float32)
     if precision != "float32" and has_bfloat16():
         layer.attention = blocked_attention
     layer.rows_at_once = _ROWS_AT_ONCE
@@ -117,21 +124,24 @@ def _convert_layer(layer: Layer, precision: Precision) -> nn.Module:
             setattr(layer, name, convert_linear(child, precision, gelu=fuse and child is layer.intermediate))
     if fuse:
         layer.activation = nn.Identity()
-    return _compile(layer, precision) if _compiles(precision) else layer
+    return layer
 
 
-def _compiles(precision: Precision) -> bool:
-    """Whether layers of this precision are faster when compiled, and there is what compiles them."""
-    fast = {"bfloat16": lambda: has_onednn() and has_bfloat16(), "int8": has_int8}
-    return precision in fast and fast[precision]() and has_compiler()
+def has_tiles(precision: Precision) -> bool:
+    """Whether the processor has the products that tiles are made of, AVX-512's, and none that are faster.
+
+    Where there is AMX too, oneDNN multiplies all but float32 much faster with it.
+    """
+    names = {"float32": "_is_avx512_supported", "bfloat16": "_is_avx512_bf16_supported", "int8": "_is_vnni_supported"}
+    return _processor_says(names[precision]) and (
+        precision == "float32" or not _processor_says("_is_amx_tile_supported")
+    )
 
 
-def _compile(layer: Layer, precision: Precision) -> nn.Module:
-    from m3connect.encoder.compiled import CompiledLayer
-
-    rows = torch.uint8 if precision == "int8" else torch.bfloat16
-    attention = torch.bfloat16 if has_bfloat16() else torch.float32
-    return CompiledLayer(layer, rows=rows, attention=attention)
+def _processor_says(name: str) -> bool:
+    """Ask PyTorch, whose names for this are not public."""
+    answer: bool = getattr(torch.cpu, name, lambda: False)()
+    return answer
 
 
 @cache
@@ -143,7 +153,7 @@ def has_compiler() -> bool:
         importlib.import_module("m3connect.encoder.compiled")
         return not importlib.import_module("numba").config.DISABLE_JIT
     except (ImportError, OSError) as error:
-        logger.warning("numba is not used, and 'bfloat16' and 'int8' are slower without it: %s", error)
+        logger.warning("numba is not used, and encoding is slower without it: %s", error)
         return False
 
 
@@ -159,7 +169,6 @@ def convert_linear(linear: nn.Linear, precision: Precision, *, gelu: bool = Fals
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; elsewhere oneDNN emulates it."""
     if platform.machine() in ("x86_64", "AMD64"):
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+        return _processor_says("_is_avx512_bf16_supported") or _processor_says("_is_amx_tile_supported")
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False  # type: ignore[no-untyped-call]
     return supported

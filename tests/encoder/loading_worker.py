@@ -8,7 +8,7 @@ import sys
 from m3connect import M3Encoder
 
 folder, precision = sys.argv[1:]
-M3Encoder.from_pretrained("m3-mini").encode(["everything is imported and started"])
+M3Encoder.from_pretrained("m3-mini", precision=precision).encode(["all is imported, compiled and started"])  # type: ignore[arg-type]
 print("ready", flush=True)
 sys.stdin.readline()
 encoder = M3Encoder.from_pretrained(folder, precision=precision)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""Threads that compute one thing together: those of OpenMP that PyTorch keeps for its own operations.
+
+They wait for each other in less than a microsecond, as for a moment they do not sleep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+from llvmlite import binding
+from numba.core import types
+
+__all__ = ["has_teams", "place_in_team", "run_in_team", "size_of_team", "wait_for_team"]
+
+wait_for_team = types.ExternalFunction("m3connect_wait", types.void())
+place_in_team = types.ExternalFunction("m3connect_place", types.int32())
+size_of_team = types.ExternalFunction("m3connect_size", types.int32())
+"""For compiled functions that a team runs: wait for all others, this thread's number, and how many there are."""
+
+_OPENMP = {
+    "m3connect_wait": "GOMP_barrier",
+    "m3connect_place": "omp_get_thread_num",
+    "m3connect_size": "omp_get_num_threads",
+}
+
+_Alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def has_teams() -> bool:
+    """Whether PyTorch brought an OpenMP with the entries of GNU's, as its builds for Linux do."""
+    return _start_team is not None
+
+
+def run_in_team(function: int, data: int, threads: int) -> None:
+    """Have threads run a compiled function together, and wait for them; other Python threads go on.
+
+    Args:
+        function: the address of a function that takes one pointer.
+        data: that pointer.
+        threads: how many at most, the calling one among them; where there are no teams, it works alone. Only in a team
+            may the function ask for it.
+    """
+    if threads > 1 and _start_team is not None:
+        _start_team(function, data, threads, 0)
+    else:
+        _Alone(function)(data)
+
+
+def _find_openmp() -> ctypes.CDLL | None:
+    """Return a library through which OpenMP's functions are found, and tell the compiler where they are."""
+    folder = Path(torch.__file__).parent / "lib"
+    try:
+        library = ctypes.CDLL(str(folder / "libtorch_cpu.so"))  # it is loaded already, and OpenMP with it
+        functions = {name: getattr(library, theirs) for name, theirs in _OPENMP.items()}
+        _ = library.GOMP_parallel
+    except (OSError, AttributeError):
+        library, functions = None, dict.fromkeys(_OPENMP, ctypes.pythonapi.Py_IsInitialized)  # named, but not called
+    for name, function in functions.items():
+        binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value or 0)
+    return library
+
+
+_openmp = _find_openmp()
+_start_team = None
+if _openmp is not None:
+    _start_team = _openmp.GOMP_parallel
+    _start_team.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    _start_team.restype = None

@@ -1,0 +1,244 @@
+"""Small matrix products in a processor's registers, as LLVM's instructions: numba has no word for them.
+
+A tile is up to 6 rows times 64 or 32 columns. Its sums stay in registers while it goes along the rows; each step reads
+32 bits of every row, and of every column the 32 bits that they are multiplied with: one float32, two bfloat16 or four
+8-bit integers. So `weights` are laid out as [groups of columns, steps, columns of a group, numbers of a step].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+__all__ = ["BFLOAT16", "LANES", "NARROW", "ROWS", "WIDE", "narrow_tile", "wide_tile"]
+
+ROWS = 6
+"""A tile's rows at most: with 4 vectors of columns their sums fill 24 of 32 registers."""
+
+WIDE, NARROW = 64, 32
+"""Columns of a group of weights."""
+
+LANES = 16
+"""Columns of a vector: numbers of 32 bits in a register."""
+
+
+class _BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's type, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat16)
+
+
+BFLOAT16 = _BFloat16()
+
+_INT32, _FLOAT, _SIZE = ir.IntType(32), ir.FloatType(), ir.IntType(64)
+_INTEGERS, _FLOATS = ir.VectorType(_INT32, LANES), ir.VectorType(_FLOAT, LANES)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How numbers of one type are multiplied."""
+
+    instruction: str
+    sums: ir.VectorType
+    numbers: ir.VectorType
+    """A register of what is multiplied."""
+    sums_first: bool = True
+
+    def dot(self, builder: Any, sums: Any, row: Any, columns: Any) -> Any:
+        """Add 16 products of a step to 16 sums."""
+        values = (sums, row, columns) if self.sums_first else (row, columns, sums)
+        kinds = [value.type for value in values]
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.sums, kinds), self.instruction)
+        return builder.call(function, values)
+
+
+_KINDS = {
+    types.int8: _Kind("llvm.x86.avx512.vpdpbusd.512", _INTEGERS, ir.VectorType(ir.IntType(8), 4 * LANES)),
+    types.uint16: _Kind("llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, ir.VectorType(BFLOAT16, 2 * LANES)),
+    types.float32: _Kind("llvm.fma.v16f32", _FLOATS, _FLOATS, sums_first=False),
+}
+
+
+class _Array:
+    """An array of a kernel, at a place within it."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
+        self._builder = builder
+        array = context.make_array(kind)(context, builder, value)
+        self.shape = cgutils.unpack_tuple(builder, array.shape)
+        self._strides = cgutils.unpack_tuple(builder, array.strides)
+        self._data = builder.ptrtoint(array.data, _SIZE)
+
+    def address(self, *indices: Any) -> Any:
+        """Return where an element lies, as a number; missing indices are 0."""
+        address = self._data
+        for index, stride in zip(indices, self._strides, strict=False):
+            address = self._builder.add(address, self._builder.mul(index, stride))
+        return address
+
+
+class _Tile:
+    """Writes one tile's instructions."""
+
+    def __init__(self, builder: Any, arrays: dict[str, _Array], places: dict[str, Any], weights: Any, out: Any) -> None:
+        self._builder, self._arrays, self._places = builder, arrays, places
+        self._kind = _KINDS[weights]
+        self._out = out
+
+    def write(self, rows: int, panels: int) -> None:
+        """Multiply `rows` rows with `panels` vectors of columns, finish the sums, and store them."""
+        builder, columns = self._builder, range(panels)
+        row, to, first, stop = (self._places[name] for name in ("row", "to", "first", "stop"))
+        given = [self._arrays["rows"].address(_plus(builder, row, i), self._places["column"]) for i in range(rows)]
+        starts = [[self._start(_plus(builder, to, i), panel) for panel in columns] for i in range(rows)]
+        before, loop, after = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("sums")
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        step = builder.phi(_SIZE)
+        step.add_incoming(first, before)
+        sums = [[builder.phi(self._kind.sums) for _ in columns] for _ in range(rows)]
+        at = self._arrays["weights"].address(self._places["group"], step)
+        factors = [self._load(_plus(builder, at, 4 * LANES * panel), self._kind.numbers) for panel in columns]
+        for i in range(rows):
+            number = self._load(builder.add(given[i], builder.mul(step, _SIZE(4))), _INT32)
+            repeated = builder.bitcast(_repeat(builder, number), self._kind.numbers)
+            for panel in columns:
+                sums[i][panel].add_incoming(starts[i][panel], before)
+                sums[i][panel].add_incoming(self._kind.dot(builder, sums[i][panel], repeated, factors[panel]), loop)
+        following = builder.add(step, _SIZE(1))
+        step.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, stop), loop, after)
+
+        builder.position_at_end(after)
+        results = [[sums[i][panel].incomings[1][0] for panel in columns] for i in range(rows)]
+        for panel in columns:
+            column = _plus(builder, self._places["at"], LANES * panel)
+            with builder.if_then(builder.icmp_signed("<", column, self._arrays["out"].shape[1])):
+                for i in range(rows):
+                    value = self._finish(results[i][panel], _plus(builder, row, i), column)
+                    self._store(value, self._arrays["out"].address(_plus(builder, to, i), column))
+
+    def _start(self, to: Any, panel: int) -> Any:
+        """Return what sums begin with: offsets or a bias, or what the steps before left in a row of `out`."""
+        integers = self._kind.sums is _INTEGERS
+        name = "offsets" if integers else "bias"
+        if name not in self._arrays:
+            return ir.Constant(self._kind.sums, None)
+        column = _plus(self._builder, self._places["at"], LANES * panel)
+        address = self._arrays[name].address(column)
+        if not integers and self._out == types.float32:
+            is_first = self._builder.icmp_signed("==", self._places["first"], _SIZE(0))
+            address = self._builder.select(is_first, address, self._arrays["out"].address(to, column))
+        return self._load(address, self._kind.sums)
+
+    def _finish(self, sums: Any, row: Any, column: Any) -> Any:
+        """Turn sums of integers into what they stand for."""
+        if self._kind.sums is not _INTEGERS:
+            return sums
+        builder, contract = self._builder, {"flags": ["contract"]}
+        scale = _repeat(builder, self._load(self._arrays["row_scales"].address(row), _FLOAT))
+        values = builder.sitofp(sums, _FLOATS)
+        values = builder.fmul(values, self._load(self._arrays["scales"].address(column), _FLOATS), **contract)
+        bias = self._load(self._arrays["bias"].address(column), _FLOATS)
+        return builder.fadd(builder.fmul(values, scale, **contract), bias, **contract)
+
+    def _store(self, values: Any, address: Any) -> None:
+        if self._out == types.uint16:
+            values = self._builder.fptrunc(values, ir.VectorType(BFLOAT16, LANES))
+        pointer = self._builder.inttoptr(address, values.type.as_pointer())
+        self._builder.store(values, pointer).align = 2
+
+    def _load(self, address: Any, kind: Any) -> Any:
+        loaded = self._builder.load(self._builder.inttoptr(address, kind.as_pointer()))
+        loaded.align = 1
+        return loaded
+
+
+def _plus(builder: Any, value: Any, number: int) -> Any:
+    return builder.add(value, _SIZE(number))
+
+
+def _repeat(builder: Any, number: Any) -> Any:
+    """Return a vector that holds one number 16 times."""
+    vector = ir.VectorType(number.type, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT32(0))
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_INTEGERS, None))
+
+
+def _write(panels: int, context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Write a tile for each number of rows, and the choice among them."""
+    kinds, given = dict(zip(_NAMES, signature.args, strict=True)), dict(zip(_NAMES, values, strict=True))
+    if isinstance(kinds["finish"], types.BaseTuple):  # type: ignore[attr-defined]  # numba has no types
+        for i, name in enumerate(("offsets", "scales", "row_scales", "bias")):
+            kinds[name], given[name] = kinds["finish"][i], builder.extract_value(given["finish"], i)
+    arrays = {
+        name: _Array(context, builder, kind, given[name])
+        for name, kind in kinds.items()
+        if isinstance(kind, types.Array)
+    }
+    tile = _Tile(builder, arrays, given, kinds["weights"].dtype, kinds["out"].dtype)
+    done = builder.append_basic_block("done")
+    choice = builder.switch(given["count"], done)
+    for rows in range(1, ROWS + 1):
+        block = builder.append_basic_block(f"rows{rows}")
+        choice.add_case(_SIZE(rows), block)
+        builder.position_at_end(block)
+        tile.write(rows, panels)
+        builder.branch(done)
+    builder.position_at_end(done)
+    return context.get_dummy_value()
+
+
+_NAMES = ("rows", "row", "column", "count", "weights", "group", "first", "stop", "finish", "out", "to", "at")
+
+
+def _tile_of(columns: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+    def tile(
+        context: Any,
+        rows: Any,
+        row: Any,
+        column: Any,
+        count: Any,
+        weights: Any,
+        group: Any,
+        first: Any,
+        stop: Any,
+        finish: Any,
+        out: Any,
+        to: Any,
+        at: Any,
+    ) -> Any:
+        size = types.intp
+        given = (rows, size, size, size, weights, size, size, size, finish, out, size, size)
+        return types.void(*given), partial(_write, columns // LANES)
+
+    return tile
+
+
+wide_tile, narrow_tile = _tile_of(WIDE), _tile_of(NARROW)
+"""Multiply `count` rows with a group of columns, in kernels alone.
+
+Args:
+    rows: [T, inputs] of which `count`, 1 to 6, from `row` are read, each from `column` on. uint8 for weights of int8,
+        bfloat16 as uint16, or float32.
+    weights: [groups, steps, columns, numbers of a step], of which `group` is taken, and its steps `first` to `stop`.
+        Where `first` is not 0, `out` is float32 and holds the sums of the steps before, and none are of integers.
+    finish: None, or four arrays: [columns] int32 that sums of integers begin with, [columns] and [T] float32 that they
+        are multiplied with in the end, and [columns] float32, a bias. Other sums need the bias alone.
+    out: [n, columns] float32, or bfloat16 as uint16, filled from row `to` and column `at`. Of a last group that is
+        wider than it, whole vectors of 16 columns are left out.
+"""
