@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -12,21 +12,63 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from m3connect.embeddings import IntArray
 from m3connect.encoder.kernels import QUERIES
 from m3connect.encoder.linear import scales_of_rows
 from m3connect.encoder.model import Layer
 from m3connect.encoder.pack import Pack
-from m3connect.encoder.program import LAYER, LINEARS, NORMS, ROWS_AT_ONCE, program
+from m3connect.encoder.program import (
+    LAYER,
+    LINEARS,
+    NORMS,
+    ROOM,
+    ROOM_AFTER,
+    ROOM_OF_ATTENTION,
+    ROWS_AT_ONCE,
+    TEXTS,
+    program,
+)
 from m3connect.encoder.teams import has_teams, run_in_team
 from m3connect.encoder.tiles import LANES, NARROW, WIDE
 
-__all__ = ["CompiledLayer"]
+__all__ = ["CompiledLayer", "tiled"]
 
 _LINE = 64
 """Bytes of a line of a cache, where arrays begin."""
 
 _MOST_KEPT = 3 << 24
 """Bytes that a thread keeps: enough for a pack of 1,024 tokens at BGE-M3's width."""
+
+
+_ROOM = slice(-len((*ROOM, *ROOM_OF_ATTENTION, *ROOM_AFTER)), None)
+_TEXTS = slice(_ROOM.start - len(TEXTS), _ROOM.start)
+"""Where these are among the words of a `LAYER`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the room of a layer depends on, beside its texts."""
+
+    d: int
+    heads: int
+    inner: int
+    row_bytes: int
+    """Of a number in rows that linears take."""
+
+    attention_bytes: int
+    """Of a number in attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the room for some texts is divided."""
+
+    lengths: IntArray
+    padded: int
+    longest: int
+    starts: IntArray
+    """The first byte of each array, in the order of `LAYER`."""
+    size: int
 
 
 class _Rooms(threading.local):
@@ -38,27 +80,14 @@ class _Rooms(threading.local):
     def __init__(self) -> None:
         self._kept = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, phases: Sequence[dict[str, int]], record: np.void) -> Tensor:
-        """Return memory for arrays of so many bytes, and write down where each of them begins.
-
-        The first phase's arrays are there all the time; those of the others take each other's place.
-        """
-        common, *others = [list(accumulate(map(_whole_lines, phase.values()), initial=0)) for phase in phases]
-        needed = common[-1] + max(starts[-1] for starts in others)
-        room = self._kept
-        if len(room) < needed:
-            room = torch.empty(needed, dtype=torch.uint8)
-            if needed <= _MOST_KEPT:
-                self._kept = room
-        first = room.data_ptr()
-        for phase, starts in zip(phases, (common, *others), strict=True):
-            for name, start in zip(phase, starts, strict=False):
-                record[name] = first + start + (0 if starts is common else common[-1])
+    def take(self, size: int) -> Tensor:
+        """Return at least so many bytes."""
+        if len(self._kept) >= size:
+            return self._kept
+        room = torch.empty(size, dtype=torch.uint8)
+        if size <= _MOST_KEPT:
+            self._kept = room
         return room
-
-
-def _whole_lines(size: int) -> int:
-    return -(-size // _LINE) * _LINE
 
 
 _rooms = _Rooms()
@@ -78,21 +107,22 @@ class CompiledLayer(nn.Module):
 
     def __init__(self, layer: Layer, *, products: torch.dtype, attention: torch.dtype) -> None:
         super().__init__()
-        integers = products == torch.int8
-        self._rows, self._attention = torch.uint8 if integers else products, attention
-        self._d, self._heads, self._inner = layer.qkv.in_features, layer.num_heads, layer.intermediate.out_features
-        self._run = program(_as_numpy(self._rows), _as_numpy(products), _as_numpy(attention))
+        rows = torch.uint8 if products == torch.int8 else products
+        inner = layer.intermediate.out_features
+        self._shape = _Shape(layer.qkv.in_features, layer.num_heads, inner, rows.itemsize, attention.itemsize)
+        self._run = program(_as_numpy(rows), _as_numpy(products), _as_numpy(attention))
         self._kept: list[Tensor] = []
-        self._record = np.zeros(1, LAYER)
-        self._record["heads"] = layer.num_heads
+        record = np.zeros(1, LAYER)
+        self._words: IntArray = record.view(np.int64)
+        record["heads"] = layer.num_heads
         for name in LINEARS:
             linear: nn.Linear = getattr(layer, name)
-            into = self._record[0][name]
+            into = record[0][name]
             into["outputs"], into["inputs"] = linear.weight.shape
-            self._keep(into, _integer_blocks(linear) if integers else _blocks(linear, products))
+            self._keep(into, tiled(linear, products))
         for name in NORMS:
             norm: nn.LayerNorm = getattr(layer, name)
-            into = self._record[0][name]
+            into = record[0][name]
             into["eps"] = norm.eps
             self._keep(into, {"weight": norm.weight.detach().clone(), "shift": norm.bias.detach().clone()})
 
@@ -106,42 +136,14 @@ class CompiledLayer(nn.Module):
         """Transform [T, d] hidden states in float32."""
         hidden = hidden.contiguous()
         threads = torch.get_num_threads() if has_teams() else 1
-        lengths, padded, longest = _measures(pack.lengths)
-        out = torch.empty_like(hidden)
-        record = self._record.copy()
-        written = record[0]
-        written["tokens"], written["texts"], written["in_team"] = len(hidden), len(lengths), threads > 1
-        written["padded"], written["longest"] = padded, longest
-        for name, tensor in (("lengths", lengths), ("states", hidden), ("out", out)):
-            written[name] = tensor.data_ptr()
-        room = _rooms.take(self._sizes(len(hidden), padded, longest, threads), written)
-        run_in_team(self._run, record.ctypes.data, threads)
-        del room
+        plan = _plan(pack.lengths, self._shape, threads)
+        out, room = torch.empty_like(hidden), _rooms.take(plan.size)
+        words = self._words.copy()
+        arrays = plan.lengths.ctypes.data, hidden.data_ptr(), out.data_ptr()
+        words[_TEXTS] = len(pack.lengths), len(hidden), plan.padded, plan.longest, threads > 1, *arrays
+        words[_ROOM] = plan.starts + room.data_ptr()
+        run_in_team(self._run, words.ctypes.data, threads)
         return out
-
-    def _sizes(self, tokens: int, padded: int, longest: int, threads: int) -> tuple[dict[str, int], ...]:
-        """Return how many bytes each array needs for what is computed on the way: throughout, before, and after."""
-        d, inner, rows, numbers = self._d, self._inner, self._rows.itemsize, self._attention.itemsize
-        block, queries = min(tokens, ROWS_AT_ONCE), threads * QUERIES
-        width = -(-d // self._heads // NARROW) * NARROW
-        throughout = {"rows": tokens * d * rows, "row_scales": tokens * 4}
-        attention = {
-            "parts": tokens * 3 * d * numbers,
-            "keys": padded * d * numbers,
-            "values": padded * self._heads * width * numbers,
-            "attended": tokens * d * numbers,
-            "scores": queries * longest * 4,
-            "weights": queries * longest * numbers,
-            "sums": queries * width * 4,
-        }
-        after = {
-            "product": tokens * d * 4,
-            "middle": tokens * d * 4,
-            "inner": block * inner * 4,
-            "active": block * inner * rows,
-            "active_scales": block * 4,
-        }
-        return throughout, attention, after
 
     def _keep(self, record: np.void, tensors: dict[str, Tensor]) -> None:
         """Keep tensors alive, and write down where they are."""
@@ -155,21 +157,20 @@ def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
     return np.dtype({torch.bfloat16: "u2"}.get(dtype) or torch.empty(0, dtype=dtype).numpy().dtype)
 
 
-def _blocks(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return a linear's weights as tiles take them."""
-    return {"blocks": _lay_out(linear.weight.detach().to(dtype)), "bias": _fill_up(linear.bias.detach().float())}
+def tiled(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a linear as `kernels.multiply` takes it: its blocks, offsets, scales and bias.
 
-
-def _integer_blocks(linear: nn.Linear) -> dict[str, Tensor]:
-    weight = linear.weight.detach()
-    scales = scales_of_rows(weight)
-    integers = torch.round(weight / scales).to(torch.int8)
-    return {
-        "blocks": _lay_out(integers),
-        "offsets": _fill_up(-128 * integers.sum(1, dtype=torch.int32)),
-        "scales": _fill_up(scales.squeeze(1)),
-        "bias": _fill_up(linear.bias.detach().float()),
-    }
+    Args:
+        linear: in float32.
+        dtype: of its blocks: torch.float32, torch.bfloat16, or torch.int8, of which offsets and scales are.
+    """
+    weight, bias = linear.weight.detach(), _fill_up(linear.bias.detach().float())
+    offsets, scales = torch.zeros(len(bias), dtype=torch.int32), torch.ones(len(bias))
+    if dtype == torch.int8:
+        of_rows = scales_of_rows(weight)
+        weight = torch.round(weight / of_rows)
+        offsets, scales = _fill_up(-128 * weight.to(torch.int32).sum(1, dtype=torch.int32)), _fill_up(of_rows[:, 0])
+    return {"blocks": _lay_out(weight.to(dtype)), "offsets": offsets, "scales": scales, "bias": bias}
 
 
 def _lay_out(weight: Tensor) -> Tensor:
@@ -187,7 +188,36 @@ def _fill_up(tensor: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _measures(lengths: tuple[int, ...]) -> tuple[Tensor, int, int]:
-    """Return lengths as a tensor, their sum and the longest, each brought up to a multiple of 32."""
-    padded = [-(-length // NARROW) * NARROW for length in lengths]
-    return torch.tensor(lengths), sum(padded), max(padded)
+def _plan(lengths: tuple[int, ...], shape: _Shape, threads: int) -> _Plan:
+    """Divide the room that a layer needs for texts."""
+    whole = [-(-length // NARROW) * NARROW for length in lengths]
+    tokens, padded, queries = sum(lengths), sum(whole), threads * QUERIES
+    d, inner, block = shape.d, shape.inner, min(tokens, ROWS_AT_ONCE)
+    width = -(-d // shape.heads // NARROW) * NARROW
+    sizes = {
+        "rows": tokens * d * shape.row_bytes,
+        "row_scales": tokens * 4,
+        "parts": tokens * 3 * d * shape.attention_bytes,
+        "keys": padded * d * shape.attention_bytes,
+        "values": padded * shape.heads * width * shape.attention_bytes,
+        "attended": tokens * d * shape.attention_bytes,
+        "scores": queries * max(whole) * 4,
+        "weights": queries * max(whole) * shape.attention_bytes,
+        "sums": queries * width * 4,
+        "product": tokens * d * 4,
+        "middle": tokens * d * 4,
+        "inner": block * inner * 4,
+        "active": block * inner * shape.row_bytes,
+        "active_scales": block * 4,
+    }
+    throughout, before, after = (
+        _starts([sizes[name] for name in names]) for names in (ROOM, ROOM_OF_ATTENTION, ROOM_AFTER)
+    )
+    starts = [*throughout[:-1], *(throughout[-1] + start for start in (*before[:-1], *after[:-1]))]
+    size = throughout[-1] + max(before[-1], after[-1])
+    return _Plan(np.array(lengths), sum(whole), max(whole), np.array(starts), size)
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    """Return where each of some arrays begins if one follows the other, and where the last one ends."""
+    return list(accumulate((-(-size // _LINE) * _LINE for size in sizes), initial=0))

@@ -21,7 +21,7 @@ from m3connect.encoder.kernels import QUERIES, activate, attend, fill, lay_out, 
 from m3connect.encoder.teams import place_in_team, size_of_team, wait_for_team
 from m3connect.encoder.tiles import NARROW, WIDE
 
-__all__ = ["LAYER", "LINEARS", "NORMS", "ROWS_AT_ONCE", "program"]
+__all__ = ["LAYER", "LINEARS", "NORMS", "ROOM", "ROOM_AFTER", "ROOM_OF_ATTENTION", "ROWS_AT_ONCE", "TEXTS", "program"]
 
 ROWS_AT_ONCE = 256
 """Rows of the feed-forward part whose inner states stay in a core's caches."""
@@ -33,18 +33,24 @@ _NORM = np.dtype([("weight", np.intp), ("shift", np.intp), ("eps", np.float32)],
 
 LINEARS, NORMS = ("qkv", "attention_output", "intermediate", "output"), ("attention_norm", "output_norm")
 
+TEXTS = ("texts", "tokens", "padded", "longest", "in_team", "lengths", "states", "out")
+"""How many texts and tokens, the sum of lengths and the longest, both of multiples of 32; and where arrays are."""
+
+ROOM = ("rows", "row_scales")
+ROOM_OF_ATTENTION = ("parts", "keys", "values", "attended", "scores", "weights", "sums")
+ROOM_AFTER = ("product", "middle", "inner", "active", "active_scales")
+"""Arrays for what is computed on the way: throughout, before, and after; the last two may take each other's place."""
+
 LAYER = np.dtype(
     [
         *((name, _LINEAR) for name in LINEARS),
         *((name, _NORM) for name in NORMS),
-        *((name, np.intp) for name in ("heads", "texts", "tokens", "padded", "longest", "in_team")),
-        *((name, np.intp) for name in ("lengths", "states", "out")),
-        *((name, np.intp) for name in ("rows", "row_scales", "parts", "keys", "values", "attended", "product")),
-        *((name, np.intp) for name in ("middle", "inner", "active", "active_scales", "scores", "weights", "sums")),
+        ("heads", np.intp),
+        *((name, np.intp) for name in (*TEXTS, *ROOM, *ROOM_OF_ATTENTION, *ROOM_AFTER)),
     ],
     align=True,
 )
-"""A layer, the texts, and room for what is computed on the way; `compiled` says how much."""
+"""A layer, the texts, and the room, in words of 64 bits."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba has no types

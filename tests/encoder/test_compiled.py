@@ -185,7 +185,7 @@ def test_attention_of_int8_is_float32_where_bfloat16_is_slow(layer: Layer, monke
     monkeypatch.setattr(precision, "has_tiles", lambda name: name != "bfloat16" and has_tiles(name))
     compiled, lengths = converted(layer, "int8"), LENGTHS[1:]
     assert isinstance(compiled, CompiledLayer)
-    assert compiled._attention == torch.float32
+    assert compiled._shape.attention_bytes == 4
     hidden = states(sum(lengths))
     torch.testing.assert_close(run(compiled, hidden, lengths), run(layer, hidden, lengths), rtol=0, atol=0.05)
 
@@ -327,7 +327,7 @@ def test_normalising_adds_what_was_before() -> None:
 def test_products_of_integers_are_exact() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 80)
-    kept = {name: tensor.numpy() for name, tensor in compiled_module._integer_blocks(linear).items()}
+    kept = {name: tensor.numpy() for name, tensor in compiled_module.tiled(linear, torch.int8).items()}
     rows = np.random.default_rng(0).integers(1, 256, (13, 64)).astype(np.uint8)
     row_scales, out = draw(13), np.empty((13, 80), np.float32)
     for thread in range(3):
