@@ -45,7 +45,7 @@ def _products(inputs: int, outputs: int, precision: Precision) -> list[Callable[
     import torch
 
     from m3connect.encoder.linear import Int8Linear
-    from m3connect.encoder.precision import convert_linear, has_compiler, has_tiles
+    from m3connect.encoder.precision import convert_linear, has_tiles
 
     linear = torch.nn.Linear(inputs, outputs)
     if precision == "int8":
@@ -60,7 +60,7 @@ def _products(inputs: int, outputs: int, precision: Precision) -> list[Callable[
         plain, given = torch.nn.Linear(inputs, outputs, dtype=dtype), torch.rand(PEAK_TOKENS, inputs, dtype=dtype)
         ours = convert_linear(linear, precision)
         products = [lambda: plain(given), lambda: ours(given)]
-    if has_tiles(precision) and has_compiler():
+    if has_tiles(precision):
         products.append(_tiles(linear, given, precision))
     return products
 

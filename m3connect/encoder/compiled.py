@@ -6,15 +6,15 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from m3connect.embeddings import IntArray
-from m3connect.encoder.kernels import QUERIES
-from m3connect.encoder.linear import scales_of_rows
+from m3connect.encoder.attention_kernels import QUERIES
+from m3connect.encoder.linear import ROWS_AT_ONCE, to_integers
 from m3connect.encoder.model import Layer
 from m3connect.encoder.pack import Pack
 from m3connect.encoder.program import (
@@ -24,7 +24,6 @@ from m3connect.encoder.program import (
     ROOM,
     ROOM_AFTER,
     ROOM_OF_ATTENTION,
-    ROWS_AT_ONCE,
     TEXTS,
     program,
 )
@@ -37,7 +36,10 @@ _LINE = 64
 """Bytes of a line of a cache, where arrays begin."""
 
 _MOST_KEPT = 3 << 24
-"""Bytes that a thread keeps: enough for a pack of 1,024 tokens at BGE-M3's width."""
+"""Bytes that a thread keeps: enough for a pack of 1,024 tokens at BGE-M3's width, in whatever texts."""
+
+_LAID_OUT = 1024
+"""Tokens whose keys and values are laid out together, unless a text alone has more: one of 4 needs room for 32."""
 
 
 _ROOM = slice(-len((*ROOM, *ROOM_OF_ATTENTION, *ROOM_AFTER)), None)
@@ -78,13 +80,13 @@ class _Rooms(threading.local):
     """
 
     def __init__(self) -> None:
-        self._kept = torch.empty(0, dtype=torch.uint8)
+        self._kept = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def take(self, size: int) -> Tensor:
         """Return at least so many bytes."""
         if len(self._kept) >= size:
             return self._kept
-        room = torch.empty(size, dtype=torch.uint8)
+        room = torch.empty(size, dtype=torch.uint8, device="cpu")
         if size <= _MOST_KEPT:
             self._kept = room
         return room
@@ -129,11 +131,20 @@ class CompiledLayer(nn.Module):
     @classmethod
     def fits(cls, layer: Layer) -> bool:
         """Whether a layer's sizes are multiples of what is computed at once: not so of tiny ones, perhaps."""
-        sizes = [layer.qkv.in_features, layer.intermediate.out_features]
-        return all(size % LANES == 0 for size in sizes) and layer.qkv.in_features // layer.num_heads % 2 == 0
+        d, inner = layer.qkv.in_features, layer.intermediate.out_features
+        return d % LANES == 0 and inner % LANES == 0 and d % (2 * layer.num_heads) == 0
 
     def forward(self, hidden: Tensor, pack: Pack) -> Tensor:
-        """Transform [T, d] hidden states in float32."""
+        """Transform [T, d] hidden states.
+
+        Raises:
+            ValueError: they are not float32, or not as many as the pack has tokens.
+        """
+        if hidden.dtype != torch.float32 or hidden.shape != (len(pack.token_ids), self._shape.d):
+            raise ValueError(
+                f"a layer takes states of float32 and shape ({len(pack.token_ids)}, {self._shape.d}), but got "
+                f"{hidden.dtype} and {tuple(hidden.shape)}"
+            )
         hidden = hidden.contiguous()
         threads = torch.get_num_threads() if has_teams() else 1
         plan = _plan(pack.lengths, self._shape, threads)
@@ -144,6 +155,9 @@ class CompiledLayer(nn.Module):
         words[_ROOM] = plan.starts + room.data_ptr()
         run_in_team(self._run, words.ctypes.data, threads)
         return out
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("a compiled layer holds addresses and cannot be copied or pickled: load the model again")
 
     def _keep(self, record: np.void, tensors: dict[str, Tensor]) -> None:
         """Keep tensors alive, and write down where they are."""
@@ -167,9 +181,8 @@ def tiled(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
     weight, bias = linear.weight.detach(), _fill_up(linear.bias.detach().float())
     offsets, scales = torch.zeros(len(bias), dtype=torch.int32), torch.ones(len(bias))
     if dtype == torch.int8:
-        of_rows = scales_of_rows(weight)
-        weight = torch.round(weight / of_rows)
-        offsets, scales = _fill_up(-128 * weight.to(torch.int32).sum(1, dtype=torch.int32)), _fill_up(of_rows[:, 0])
+        weight, of_rows = to_integers(weight)
+        offsets, scales = _fill_up(-128 * weight.sum(1, dtype=torch.int32)), _fill_up(of_rows)
     return {"blocks": _lay_out(weight.to(dtype)), "offsets": offsets, "scales": scales, "bias": bias}
 
 
@@ -191,7 +204,9 @@ def _fill_up(tensor: Tensor) -> Tensor:
 def _plan(lengths: tuple[int, ...], shape: _Shape, threads: int) -> _Plan:
     """Divide the room that a layer needs for texts."""
     whole = [-(-length // NARROW) * NARROW for length in lengths]
-    tokens, padded, queries = sum(lengths), sum(whole), threads * QUERIES
+    tokens, queries = sum(lengths), threads * QUERIES
+    longest = max(whole)
+    padded = min(sum(whole), max(longest, _LAID_OUT))
     d, inner, block = shape.d, shape.inner, min(tokens, ROWS_AT_ONCE)
     width = -(-d // shape.heads // NARROW) * NARROW
     sizes = {
@@ -201,8 +216,8 @@ def _plan(lengths: tuple[int, ...], shape: _Shape, threads: int) -> _Plan:
         "keys": padded * d * shape.attention_bytes,
         "values": padded * shape.heads * width * shape.attention_bytes,
         "attended": tokens * d * shape.attention_bytes,
-        "scores": queries * max(whole) * 4,
-        "weights": queries * max(whole) * shape.attention_bytes,
+        "scores": queries * longest * 4,
+        "weights": queries * longest * shape.attention_bytes,
         "sums": queries * width * 4,
         "product": tokens * d * 4,
         "middle": tokens * d * 4,
@@ -215,7 +230,7 @@ def _plan(lengths: tuple[int, ...], shape: _Shape, threads: int) -> _Plan:
     )
     starts = [*throughout[:-1], *(throughout[-1] + start for start in (*before[:-1], *after[:-1]))]
     size = throughout[-1] + max(before[-1], after[-1])
-    return _Plan(np.array(lengths), sum(whole), max(whole), np.array(starts), size)
+    return _Plan(np.array(lengths), padded, longest, np.array(starts), size)
 
 
 def _starts(sizes: list[int]) -> list[int]:

@@ -11,10 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CastLinear", "Int8Linear", "OneDnnLinear", "has_int8", "has_onednn", "scales_of_rows"]
+__all__ = [
+    "LEVELS",
+    "ROWS_AT_ONCE",
+    "CastLinear",
+    "Int8Linear",
+    "OneDnnLinear",
+    "has_int8",
+    "has_onednn",
+    "to_integers",
+]
 
-_LEVELS = 127
+LEVELS = 127
 """Int8 numbers used on each side of 0."""
+
+ROWS_AT_ONCE = 256
+"""Rows of the feed-forward part whose inner states stay in a core's caches, and fill its matrix unit."""
 
 
 class OneDnnLinear(nn.Module):
@@ -73,20 +85,19 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        scales = scales_of_rows(linear.weight.detach())
-        weight = torch.round(linear.weight.detach() / scales).to(torch.int8)
+        weight, scales = to_integers(linear.weight.detach())
         self._packed = has_int8()
         if self._packed:
             weight = torch.ops.onednn.qlinear_prepack(weight, [256, linear.in_features])
         self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("scales", scales.squeeze(1), persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
         self.register_buffer("zeros", torch.zeros(linear.out_features, dtype=torch.int64), persistent=False)
         self.register_buffer("bias", linear.bias.detach().clone(), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map [T, inputs] of any floating type to [T, outputs] in float32."""
         rows = rows.float()
-        scales = scales_of_rows(rows)
+        scales = _scales(rows)
         shifted = rows.mul(scales.reciprocal()).round_().add_(128).to(torch.uint8)
         product = self.multiply(shifted)
         return torch.addcmul(self.bias, product, scales, out=product)
@@ -105,9 +116,15 @@ class Int8Linear(nn.Module):
         return result
 
 
-def scales_of_rows(rows: Tensor) -> Tensor:
+def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights [n, inputs] as int8, and [n] what they have to be multiplied with."""
+    scales = _scales(weight)
+    return torch.round(weight / scales).to(torch.int8), scales.squeeze(1)
+
+
+def _scales(rows: Tensor) -> Tensor:
     """Return [n, 1] what each row is divided by to fit into 8 bits."""
-    return rows.abs().amax(1, keepdim=True).clamp_(min=1e-12).div_(_LEVELS)
+    return rows.abs().amax(1, keepdim=True).clamp_(min=1e-12).div_(LEVELS)
 
 
 def has_onednn() -> bool:

@@ -13,17 +13,16 @@ import torch
 from torch import nn
 
 from m3connect.encoder.attention import blocked_attention, find_packed_attention
-from m3connect.encoder.linear import CastLinear, Int8Linear, OneDnnLinear, has_int8, has_onednn
+from m3connect.encoder.linear import ROWS_AT_ONCE, CastLinear, Int8Linear, OneDnnLinear, has_int8, has_onednn
 from m3connect.encoder.model import Layer
 
 __all__ = ["Precision", "choose_precision", "convert", "convert_linear"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
-_ROWS_AT_ONCE = 256
-"""Rows of the feed-forward part whose inner states stay in a core's caches, and fill its matrix unit."""
-
 _PROCESSOR = torch.device("cpu")
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 logger = logging.getLogger(__name__)
 
@@ -108,16 +107,17 @@ def _convert_layer_for_gpu(layer: Layer, precision: Precision, device: torch.dev
 
 
 def _convert_layer(layer: Layer, precision: Precision) -> nn.Module:
-    if has_tiles(precision) and has_compiler():
+    if has_tiles(precision):
         from m3connect.encoder.compiled import CompiledLayer
 
         if CompiledLayer.fits(layer):
-            products = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[precision]
             low = precision != "float32" and has_tiles("bfloat16")
-            return CompiledLayer(layer, products=products, attention=torch.bfloat16 if low else torch.float32)
+            return CompiledLayer(
+                layer, products=_DTYPES[precision], attention=_DTYPES["bfloat16" if low else "float32"]
+            )
     if precision != "float32" and has_bfloat16():
         layer.attention = blocked_attention
-    layer.rows_at_once = _ROWS_AT_ONCE
+    layer.rows_at_once = ROWS_AT_ONCE
     fuse = precision != "int8" and has_onednn()
     for name, child in list(layer.named_children()):
         if isinstance(child, nn.Linear):
@@ -128,14 +128,15 @@ def _convert_layer(layer: Layer, precision: Precision) -> nn.Module:
 
 
 def has_tiles(precision: Precision) -> bool:
-    """Whether the processor has the products that tiles are made of, AVX-512's, and none that are faster.
+    """Whether products of a precision can be compiled here, and are not left to oneDNN.
 
-    Where there is AMX too, oneDNN multiplies all but float32 much faster with it.
+    Where the processor has AMX, oneDNN multiplies all but float32 several times as fast as AVX-512 can.
     """
-    names = {"float32": "_is_avx512_supported", "bfloat16": "_is_avx512_bf16_supported", "int8": "_is_vnni_supported"}
-    return _processor_says(names[precision]) and (
-        precision == "float32" or not _processor_says("_is_amx_tile_supported")
-    )
+    if not has_compiler() or (precision != "float32" and _processor_says("_is_amx_tile_supported")):
+        return False
+    from m3connect.encoder.tiles import can_multiply
+
+    return can_multiply(precision)
 
 
 def _processor_says(name: str) -> bool:

@@ -1,14 +1,18 @@
-"""All steps of a layer as one compiled function, which the threads of a team run side by side.
+"""All steps of a layer over packed texts as one compiled function, which the threads of a team run side by side.
 
 It takes the address of a `LAYER`, where it finds the addresses of all arrays: a C function is all that OpenMP can
 call. Each step is shared among the threads, and they wait for each other between those that need what others computed.
+What is added up, and what flows between layers, is float32.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
+import threading
 from functools import cache, partial
 from hashlib import sha256
-from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -16,15 +20,17 @@ from numba import carray, cfunc, njit
 from numba.core import types
 from numba.extending import intrinsic
 
-from m3connect.encoder import kernels, tiles
-from m3connect.encoder.kernels import QUERIES, activate, attend, fill, lay_out, multiply, normalize, share
+from m3connect.encoder import attention_kernels, compiling, kernels, tiles
+from m3connect.encoder.attention_kernels import QUERIES, attend, lay_out, padded_length, texts_that_fit
+from m3connect.encoder.compiling import FREEDOMS, share
+from m3connect.encoder.kernels import activate, fill, multiply, normalize
+from m3connect.encoder.linear import ROWS_AT_ONCE
 from m3connect.encoder.teams import place_in_team, size_of_team, wait_for_team
-from m3connect.encoder.tiles import NARROW, WIDE
+from m3connect.encoder.tiles import WIDE
 
 __all__ = ["LAYER", "LINEARS", "NORMS", "ROOM", "ROOM_AFTER", "ROOM_OF_ATTENTION", "ROWS_AT_ONCE", "TEXTS", "program"]
 
-ROWS_AT_ONCE = 256
-"""Rows of the feed-forward part whose inner states stay in a core's caches."""
+logger = logging.getLogger(__name__)
 
 _LINEAR = np.dtype([(name, np.intp) for name in ("inputs", "outputs", "blocks", "offsets", "scales", "bias")])
 """A linear: its shape, and where its arrays are; see `kernels.multiply`."""
@@ -34,7 +40,8 @@ _NORM = np.dtype([("weight", np.intp), ("shift", np.intp), ("eps", np.float32)],
 LINEARS, NORMS = ("qkv", "attention_output", "intermediate", "output"), ("attention_norm", "output_norm")
 
 TEXTS = ("texts", "tokens", "padded", "longest", "in_team", "lengths", "states", "out")
-"""How many texts and tokens, the sum of lengths and the longest, both of multiples of 32; and where arrays are."""
+"""How many texts and tokens, the room for keys and the longest text, both in tokens and multiples of 32; whether a team
+runs it; and where arrays are."""
 
 ROOM = ("rows", "row_scales")
 ROOM_OF_ATTENTION = ("parts", "keys", "values", "attended", "scores", "weights", "sums")
@@ -89,7 +96,47 @@ def _meet(threads: Any) -> None:
         wait_for_team()
 
 
-@cache
+@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+def _attend(layer: Any, qkv: Any, attended: Any, thread: Any, threads: Any) -> None:
+    """Attend within all texts: as many at once as there is room for their keys and values."""
+    lengths, heads = _array(layer.lengths, (layer.texts,), np.int64), layer.heads
+    width, numbers = qkv.shape[1] // 3 // heads, 4 // qkv.itemsize
+    padded_width = padded_length(width)
+    keys = _array(layer.keys, (layer.padded, heads, width // numbers), np.uint32)
+    values = _array(layer.values, (layer.padded, heads, padded_width // numbers), np.uint32)
+    scores = _array(layer.scores, (threads, QUERIES, layer.longest), np.float32)[thread]
+    weights = _array(layer.weights, (threads, QUERIES, layer.longest), qkv.dtype)[thread]
+    sums = _array(layer.sums, (threads, QUERIES, padded_width), np.float32)[thread]
+    text = row = 0
+    while text < len(lengths):
+        count, tokens = texts_that_fit(lengths[text:], layer.padded)
+        some, given, out = lengths[text : text + count], qkv[row : row + tokens], attended[row : row + tokens]
+        lay_out(given, some, heads, keys, values, thread, threads)
+        _meet(threads)
+        attend(given, some, keys, values, scores, weights, sums, out, thread, threads)
+        _meet(threads)
+        text, row = text + count, row + tokens
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+def _feed_forward(layer: Any, rows: Any, scales: Any, weights: Any, out: Any, thread: Any, threads: Any) -> None:
+    """Fill [T, d] with what the feed-forward network makes of rows, some of them at a time."""
+    width = layer.intermediate.outputs
+    inner = _array(layer.inner, (ROWS_AT_ONCE, width), np.float32)
+    active = _array(layer.active, (ROWS_AT_ONCE, width), rows.dtype)
+    active_scales = _array(layer.active_scales, (ROWS_AT_ONCE,), np.float32)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, len(rows))
+        count = stop - start
+        some, others = share(count, thread, threads)
+        given = rows[start:stop], scales[start:stop]
+        _multiply(given[0], given[1], layer.intermediate, weights, inner[:count], thread, threads)
+        _meet(threads)
+        activate(inner[some:others], active[some:others], active_scales[some:others])
+        _meet(threads)
+        _multiply(active[:count], active_scales[:count], layer.output, weights, out[start:stop], thread, threads)
+
+
 def program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[Any]) -> int:
     """Compile a layer, or find it on disk, and return the function's address.
 
@@ -98,77 +145,63 @@ def program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[Any
         weights: what they multiply it with: the same, but int8 for integers.
         attention: what attention computes in: float32, or uint16 for bfloat16.
     """
+    with _compiling:
+        return _program(rows, weights, attention)
 
+
+_compiling = threading.Lock()
+
+
+@cache
+def _program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[Any]) -> int:
     def run(address: Any) -> None:
         layer = carray(address, 1, LAYER)[0]
         thread, threads = 0, 1
         if layer.in_team:
             thread, threads = place_in_team(), size_of_team()
-        d, inner_d, tokens, heads = layer.qkv.inputs, layer.intermediate.outputs, layer.tokens, layer.heads
+        d, tokens = layer.qkv.inputs, layer.tokens
         first, last = share(tokens, thread, threads)
-
-        states = _array(layer.states, (tokens, d), np.float32)
+        states, out = _array(layer.states, (tokens, d), np.float32), _array(layer.out, (tokens, d), np.float32)
         filled, scales = _array(layer.rows, (tokens, d), rows), _array(layer.row_scales, (tokens,), np.float32)
+        qkv, attended = _array(layer.parts, (tokens, 3 * d), attention), _array(layer.attended, (tokens, d), attention)
+        product, middle = _array(layer.product, (tokens, d), np.float32), _array(layer.middle, (tokens, d), np.float32)
+
         fill(states[first:last], filled[first:last], scales[first:last])
         _meet(threads)
-        qkv = _array(layer.parts, (tokens, 3 * d), attention)
         _multiply(filled, scales, layer.qkv, weights, qkv, thread, threads)
         _meet(threads)
-
-        lengths = _array(layer.lengths, (layer.texts,), np.int64)
-        words = d // heads * qkv.itemsize // 4
-        value_words = (d // heads + NARROW - 1) // NARROW * NARROW * qkv.itemsize // 4
-        keys = _array(layer.keys, (layer.padded, heads, words), np.uint32)
-        values = _array(layer.values, (layer.padded, heads, value_words), np.uint32)
-        lay_out(qkv, lengths, heads, keys, values, thread, threads)
-        _meet(threads)
-        scores = _array(layer.scores, (threads, QUERIES, layer.longest), np.float32)[thread]
-        chances = _array(layer.weights, (threads, QUERIES, layer.longest), attention)[thread]
-        sums = _array(layer.sums, (threads, QUERIES, value_words * 4 // qkv.itemsize), np.float32)[thread]
-        attended = _array(layer.attended, (tokens, d), attention)
-        attend(qkv, lengths, keys, values, scores, chances, sums, attended, thread, threads)
-        _meet(threads)
+        _attend(layer, qkv, attended, thread, threads)
         fill(attended[first:last], filled[first:last], scales[first:last])
         _meet(threads)
-        product = _array(layer.product, (tokens, d), np.float32)
         _multiply(filled, scales, layer.attention_output, weights, product, thread, threads)
         _meet(threads)
-
-        middle = _array(layer.middle, (tokens, d), np.float32)
         _normalize(product, states, layer.attention_norm, middle, first, last)
         fill(middle[first:last], filled[first:last], scales[first:last])
-        inner = _array(layer.inner, (ROWS_AT_ONCE, inner_d), np.float32)
-        active = _array(layer.active, (ROWS_AT_ONCE, inner_d), rows)
-        active_scales = _array(layer.active_scales, (ROWS_AT_ONCE,), np.float32)
-        for start in range(0, tokens, ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, tokens)
-            count = stop - start
-            _meet(threads)
-            _multiply(
-                filled[start:stop], scales[start:stop], layer.intermediate, weights, inner[:count], thread, threads
-            )
-            _meet(threads)
-            some, others = share(count, thread, threads)
-            activate(inner[some:others], active[some:others], active_scales[some:others])
-            _meet(threads)
-            _multiply(
-                active[:count], active_scales[:count], layer.output, weights, product[start:stop], thread, threads
-            )
         _meet(threads)
-        out = _array(layer.out, (tokens, d), np.float32)
+        _feed_forward(layer, filled, scales, weights, product, thread, threads)
+        _meet(threads)
         _normalize(product, middle, layer.output_norm, out, first, last)
 
     run.__qualname__ = f"run_{_fingerprint()}"
-    compile_to_c = partial(cfunc, types.void(types.voidptr), fastmath=kernels.FREEDOMS, error_model="numpy")
-    try:
-        compiled = compile_to_c(cache=True)(run)
-    except RuntimeError:  # neither this folder nor the user's cache can be written
-        compiled = compile_to_c()(run)
-    address: int = compiled.address
+    address: int = _compile(run).address
     return address
+
+
+def _compile(function: Any) -> Any:
+    """Compile a function as one of C; what comes out is kept on disk if that can be."""
+    compile_to_c = partial(cfunc, types.void(types.voidptr), fastmath=FREEDOMS, error_model="numpy")
+    try:
+        return compile_to_c(cache=True)(function)
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        logger.warning(
+            "what numba compiled cannot be kept, or read again, and will be compiled anew each time: %s. Name a folder "
+            "of yours in NUMBA_CACHE_DIR",
+            error,
+        )
+        return compile_to_c()(function)
 
 
 def _fingerprint() -> str:
     """Name the kernels' sources: numba keeps what it compiled under this name, and looks at this file alone."""
-    files = [module.__file__ for module in (kernels, tiles)]
-    return sha256(b"".join(Path(file).read_bytes() for file in files if file)).hexdigest()[:12]
+    sources = (inspect.getsource(module) for module in (attention_kernels, compiling, kernels, tiles))
+    return sha256("".join(sources).encode()).hexdigest()[:12]

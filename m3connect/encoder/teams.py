@@ -15,9 +15,13 @@ from numba.core import types
 __all__ = ["has_teams", "place_in_team", "run_in_team", "size_of_team", "wait_for_team"]
 
 wait_for_team = types.ExternalFunction("m3connect_wait", types.void())
+"""In a compiled function that a team runs: wait until all others are here."""
+
 place_in_team = types.ExternalFunction("m3connect_place", types.int32())
+"""There: this thread's number, from 0 on."""
+
 size_of_team = types.ExternalFunction("m3connect_size", types.int32())
-"""For compiled functions that a team runs: wait for all others, this thread's number, and how many there are."""
+"""There: how many threads there are."""
 
 _OPENMP = {
     "m3connect_wait": "GOMP_barrier",

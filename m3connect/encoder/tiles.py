@@ -13,9 +13,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-__all__ = ["BFLOAT16", "LANES", "NARROW", "ROWS", "WIDE", "narrow_tile", "wide_tile"]
+__all__ = ["BFLOAT16", "LANES", "NARROW", "ROWS", "WIDE", "can_multiply", "narrow_tile", "wide_tile"]
 
 ROWS = 6
 """A tile's rows at most: with 4 vectors of columns their sums fill 24 of 32 registers."""
@@ -69,6 +70,16 @@ _KINDS = {
     types.uint16: _Kind("llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, ir.VectorType(BFLOAT16, 2 * LANES)),
     types.float32: _Kind("llvm.fma.v16f32", _FLOATS, _FLOATS, sums_first=False),
 }
+
+
+_FEATURES = {"float32": {"avx512f"}, "bfloat16": {"avx512f", "avx512bf16"}, "int8": {"avx512f", "avx512vnni"}}
+"""What the instructions need, by LLVM's names."""
+
+
+def can_multiply(precision: str) -> bool:
+    """Whether numba compiles for a processor with a precision's instructions; LLVM ends the process at others."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return _FEATURES[precision] <= {feature.removeprefix("+") for feature in features.split(",")}
 
 
 class _Array:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pickle import UnpicklingError
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,6 +175,46 @@ def test_what_is_given_stays_as_it_is(layer: Layer) -> None:
     assert torch.equal(found, run(converted(layer, "float32"), before.contiguous(), (64,)))
 
 
+@pytest.mark.parametrize("lengths", [(1024,), (8,) * 128, (4,) * 256, (3,) * 341, (1,) * 1024])
+def test_a_pack_at_bge_m3s_width_needs_no_fresh_memory_for_every_layer(lengths: tuple[int, ...]) -> None:
+    shape = compiled_module._Shape(1024, 16, 4096, row_bytes=4, attention_bytes=4)
+    assert compiled_module._plan(lengths, shape, 1).size <= compiled_module._MOST_KEPT
+
+
+@pytest.mark.parametrize("name", ["float32", *LOW])
+@pytest.mark.usefixtures("threads")
+def test_many_short_texts_attend_in_several_goes(layer: Layer, name: str) -> None:
+    lengths = (40,) * 30 + (3,) * 200  # with room for 1,024 tokens, of which a text of 3 takes 32
+    compiled, hidden = converted(layer, name), states(sum(lengths))
+    found, atol = run(compiled, hidden, lengths), 1e-4 if name == "float32" else 0.08
+    torch.testing.assert_close(found, run(layer, hidden, lengths), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "width"), [(torch.float64, 5, 64), (torch.float32, 4, 64), (torch.float32, 5, 32)]
+)
+def test_states_that_do_not_fit_are_refused(layer: Layer, dtype: torch.dtype, rows: int, width: int) -> None:
+    with pytest.raises(ValueError, match=r"takes states of float32 and shape \(5, 64\), but got"):
+        run(converted(layer, "float32"), torch.zeros(rows, width, dtype=dtype), (5,))
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, pickle.dumps])
+def test_a_compiled_layer_cannot_be_copied(layer: Layer, make: Callable[[nn.Module], object]) -> None:
+    with pytest.raises(TypeError, match="holds addresses and cannot be copied"):
+        make(converted(layer, "float32"))
+
+
+def test_another_default_device_changes_nothing(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, hidden, lengths = converted(layer, "float32"), states(57), (57,)
+    expected = run(compiled, hidden, lengths)
+    compiled_module._plan.cache_clear()
+    monkeypatch.setattr(compiled_module, "_rooms", compiled_module._Rooms())
+    with torch.device("meta"), torch.inference_mode():
+        pack = pack_of(lengths)
+        found = compiled(hidden, pack)
+    assert torch.equal(found, expected)
+
+
 def test_memory_for_long_texts_is_not_kept(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_module, "_rooms", rooms := compiled_module._Rooms())
     compiled = converted(layer, "float32")
@@ -190,14 +237,24 @@ def test_attention_of_int8_is_float32_where_bfloat16_is_slow(layer: Layer, monke
     torch.testing.assert_close(run(compiled, hidden, lengths), run(layer, hidden, lengths), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize(("amx", "expected"), [(False, [True, True, True]), (True, [True, False, False])])
-def test_where_the_processor_has_faster_products_they_are_taken(
-    amx: bool, expected: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_vnni_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert [precision.has_tiles(name) for name in ("float32", "bfloat16", "int8")] == expected
+def test_where_the_processor_has_amx_low_precision_is_left_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert [precision.has_tiles(name) for name in ("float32", "bfloat16", "int8")] == [True, False, False]
+
+
+@pytest.mark.parametrize("setting", ["NUMBA_CPU_NAME=generic", "NUMBA_ENABLE_AVX=0"])
+def test_without_the_instructions_in_numba_nothing_is_compiled(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    script = """if True:
+        from m3connect import M3Encoder
+        for precision in ("float32", "bfloat16", "int8"):
+            encoder = M3Encoder.from_pretrained("m3-mini", precision=precision)
+            assert encoder.encode(["bees"]).dense.shape == (1, encoder.dim)
+            print(type(encoder._model.layers[0]).__name__)
+    """
+    environment = {**os.environ, name: value}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Layer"] * 3
 
 
 @pytest.mark.parametrize("name", ["float32", *LOW])
@@ -228,19 +285,43 @@ def test_a_numba_that_may_not_compile_is_left_out(monkeypatch: pytest.MonkeyPatc
     assert not precision.has_compiler.__wrapped__()
 
 
-def test_a_layer_compiles_where_nothing_can_be_written(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfunc = program.cfunc
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no locator available"), OSError("disk full"), EOFError(), UnpicklingError()]
+)
+def test_a_layer_compiles_where_nothing_can_be_kept(
+    layer: Layer, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled = program.cfunc(numba.types.void(numba.types.voidptr))(lambda address: None)
 
-    def without_a_cache(*given: object, cache: bool = False, **options: object) -> object:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return cfunc(*given, **options)
+    def without_a_cache(*_: object, cache: bool = False, **options: object) -> object:
+        def compile_it(function: object) -> object:
+            if cache:
+                raise error
+            return compiled
+
+        return compile_it
 
     monkeypatch.setattr(program, "cfunc", without_a_cache)
-    program.program.cache_clear()
-    expected = run(converted(layer, "float32"), states(5), (5,))
-    program.program.cache_clear()
-    assert torch.equal(run(converted(layer, "float32"), states(5), (5,)), expected)
+    with caplog.at_level(logging.WARNING):
+        assert program._compile(lambda address: None) is compiled
+    assert "Name a folder of yours in NUMBA_CACHE_DIR" in caplog.text
+
+
+def test_threads_that_load_at_once_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+
+    def compile_slowly(function: object) -> object:
+        time.sleep(0.05)
+        compiled.append(function)
+        return SimpleNamespace(address=7)
+
+    monkeypatch.setattr(program, "_compile", compile_slowly)
+    program._program.cache_clear()
+    kind = np.dtype(np.float32)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: program.program(kind, kind, kind), range(3))) == [7] * 3
+    program._program.cache_clear()
+    assert len(compiled) == 1
 
 
 def test_a_team_has_as_many_as_were_asked_for() -> None:
@@ -310,8 +391,9 @@ def test_rows_of_bfloat16_are_rounded_as_torch_rounds_them() -> None:
 def test_gelu_is_that_of_the_error_function() -> None:
     x = np.linspace(-12, 12, 4800, dtype=np.float32)[None]
     found = np.empty_like(x)
-    kernels.activate(x, found, np.empty(1, np.float32))
-    np.testing.assert_allclose(found, torch.nn.functional.gelu(torch.from_numpy(x)), rtol=0, atol=1e-6)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x))
+    kernels.activate(x.copy(), found, np.empty(1, np.float32))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_normalising_adds_what_was_before() -> None:

@@ -1,0 +1,126 @@
+"""What compiled functions share: how they are made, numbers as bits, and who of a team does what.
+
+Everything here but `kernel` exists inside compiled functions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
+
+from m3connect.encoder.tiles import BFLOAT16, ROWS
+
+__all__ = [
+    "FREEDOMS",
+    "bits_of",
+    "cast_to",
+    "chosen_by_type",
+    "exp2",
+    "float_of",
+    "inlined",
+    "kernel",
+    "number_of",
+    "rows_of_tile",
+    "share",
+]
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+FREEDOMS = {"reassoc", "contract", "arcp", "nsz"}
+"""Sums may be added in any order, but what is no number must not be taken for one."""
+
+
+def kernel(function: Kernel) -> Kernel:
+    """Compile a function when it is first called."""
+    return cast(Kernel, numba.njit(nogil=True, fastmath=FREEDOMS, error_model="numpy")(function))
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Put a function's body wherever a compiled function calls it."""
+    return cast(Kernel, numba.njit(inline="always")(function))
+
+
+def chosen_by_type(choose: Kernel) -> Kernel:
+    """Make a function for kernels whose body is what `choose` returns, given the types of its arguments."""
+
+    def compiled_alone(*_: object) -> Any:
+        raise NotImplementedError(f"{choose.__name__} exists inside kernels alone, where numba puts its body")
+
+    overload(compiled_alone, inline="always", strict=False)(choose)
+    return cast(Kernel, compiled_alone)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def float_of(context: object, bits: object) -> object:
+    """Read 32 bits as a float."""
+    return types.float32(types.uint32), lambda _, builder, __, given: builder.bitcast(given[0], ir.FloatType())
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # as above
+def bits_of(context: object, number: object) -> object:
+    """Read a float as 32 bits."""
+    return types.uint32(types.float32), lambda _, builder, __, given: builder.bitcast(given[0], ir.IntType(32))
+
+
+@inlined
+def _widen(bits: Any) -> Any:
+    """Return the float32 of a bfloat16: these are its upper 16 bits."""
+    return float_of(np.uint32(bits) << np.uint32(16))
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # as above
+def _narrow(context: object, number: object) -> object:
+    """Round a float32 to the nearest bfloat16, ties to even."""
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(given[0], BFLOAT16), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+@chosen_by_type
+def number_of(array: Any, value: Any) -> Any:
+    """Return the float32 of an array's value: of bfloat16, which is kept as uint16, or of float32."""
+    if array.dtype == types.uint16:
+        return lambda array, value: _widen(value)
+    return lambda array, value: value
+
+
+@chosen_by_type
+def cast_to(array: Any, number: Any) -> Any:
+    """Return what stands for a float32 in an array."""
+    return (lambda array, number: _narrow(number)) if array.dtype == types.uint16 else (lambda array, number: number)
+
+
+@inlined
+def exp2(x: Any) -> Any:
+    """Return 2**x of x at most 0, within 3e-7 of it; of less than -100 as of that."""
+    x = max(x, np.float32(-100))
+    whole = np.int32(x - np.float32(0.5))
+    rest = x - np.float32(whole)
+    power = np.float32(1.3333558e-3)
+    power = power * rest + np.float32(9.618129e-3)
+    power = power * rest + np.float32(5.5504109e-2)
+    power = power * rest + np.float32(2.4022651e-1)
+    power = power * rest + np.float32(6.9314718e-1)
+    power = power * rest + np.float32(1)
+    return power * float_of(np.uint32(whole + np.int32(127)) << np.uint32(23))
+
+
+@inlined
+def share(count: Any, thread: Any, threads: Any) -> Any:
+    """Return the first of a thread's things, and the one after its last."""
+    return count * thread // threads, count * (thread + 1) // threads
+
+
+@inlined
+def rows_of_tile(left: Any) -> Any:
+    """Return how many of the rows that are left come next, so that the last tile is about as large as the others."""
+    tiles = (left + ROWS - 1) // ROWS
+    return (left + tiles - 1) // tiles
