@@ -168,30 +168,24 @@ def attend(
         threads: how many shares there are.
     """
     heads, width = keys.shape[1], keys.shape[2] * _step(qkv)
-    factor = np.float32(1.44269504) / np.sqrt(np.float32(width))  # exp(x) is 2**(1.44 * x)
     row = place = unit = 0
     for length in lengths:
         padded = padded_length(length)
         for head in range(heads):
+            of_keys = _numbers(_keys_of(keys, place, padded, head), qkv)
+            of_values = _numbers(_values_of(values, place, padded, head, qkv), qkv)
             for first in range(0, length, QUERIES):
                 unit += 1
                 if unit % threads == thread:
-                    count = min(QUERIES, length - first)
-                    _score(
-                        qkv,
-                        row + first,
-                        head * width,
-                        count,
-                        _numbers(_keys_of(keys, place, padded, head), qkv),
-                        scores,
-                    )
+                    count, at = min(QUERIES, length - first), head * width
+                    _score(qkv, row + first, at, count, of_keys, scores)
                     for i in range(count):  # no score of the row is needed afterwards
-                        scores[i, 0] = _softmax(scores[i], weights[i], length, padded, factor)
-                    _weigh(weights, count, _numbers(_values_of(values, place, padded, head, qkv), qkv), sums)
+                        scores[i, 0] = _softmax(scores[i], weights[i], length, padded, width)
+                    _weigh(weights, count, of_values, sums)
                     for i in range(count):
                         inverse = np.float32(1) / scores[i, 0]
                         for j in range(width):
-                            out[row + first + i, head * width + j] = cast_to(out, sums[i, j] * inverse)
+                            out[row + first + i, at + j] = cast_to(out, sums[i, j] * inverse)
         row, place = row + length, place + padded
 
 
@@ -225,11 +219,12 @@ def _weigh(weights: Any, count: Any, values: Any, sums: Any) -> None:
 
 
 @inlined
-def _softmax(scores: Any, weights: Any, length: Any, padded: Any, factor: Any) -> Any:
+def _softmax(scores: Any, weights: Any, length: Any, padded: Any, width: Any) -> Any:
     """Turn a row of scores into weights, and return what they have to be divided by.
 
     Those after the text's end become as good as 0, and values there are exactly 0.
     """
+    factor = np.float32(1.44269504) / np.sqrt(np.float32(width))  # exp(x) is 2**(1.44 * x)
     for j in range(length, padded):
         scores[j] = -np.inf
     largest = np.int32(-0x7FFFFFFF)  # floats as integers in the same order: they are compared in parallel

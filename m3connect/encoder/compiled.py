@@ -41,7 +41,6 @@ _MOST_KEPT = 3 << 24
 _LAID_OUT = 1024
 """Tokens whose keys and values are laid out together, unless a text alone has more: one of 4 needs room for 32."""
 
-
 _ROOM = slice(-len((*ROOM, *ROOM_OF_ATTENTION, *ROOM_AFTER)), None)
 _TEXTS = slice(_ROOM.start - len(TEXTS), _ROOM.start)
 """Where these are among the words of a `LAYER`."""
@@ -130,7 +129,7 @@ class CompiledLayer(nn.Module):
 
     @classmethod
     def fits(cls, layer: Layer) -> bool:
-        """Whether a layer's sizes are multiples of what is computed at once: not so of tiny ones, perhaps."""
+        """Whether a layer's sizes are multiples of what is computed at once; BGE-M3's are."""
         d, inner = layer.qkv.in_features, layer.intermediate.out_features
         return d % LANES == 0 and inner % LANES == 0 and d % (2 * layer.num_heads) == 0
 
@@ -174,30 +173,27 @@ def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
 def tiled(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return a linear as `kernels.multiply` takes it: its blocks, offsets, scales and bias.
 
+    It goes group by group, so that hardly more memory is touched than what is returned.
+
     Args:
         linear: in float32.
         dtype: of its blocks: torch.float32, torch.bfloat16, or torch.int8, of which offsets and scales are.
     """
-    weight, bias = linear.weight.detach(), _fill_up(linear.bias.detach().float())
-    offsets, scales = torch.zeros(len(bias), dtype=torch.int32), torch.ones(len(bias))
-    if dtype == torch.int8:
-        weight, of_rows = to_integers(weight)
-        offsets, scales = _fill_up(-128 * weight.sum(1, dtype=torch.int32)), _fill_up(of_rows)
-    return {"blocks": _lay_out(weight.to(dtype)), "offsets": offsets, "scales": scales, "bias": bias}
-
-
-def _lay_out(weight: Tensor) -> Tensor:
-    """Turn weights [outputs, inputs] into [groups, steps, 64, numbers of a step]."""
-    step = 4 // weight.element_size()
-    groups = _fill_up(weight).view(-1, WIDE, weight.shape[1] // step, step)
-    return groups.transpose(1, 2).contiguous()
-
-
-def _fill_up(tensor: Tensor) -> Tensor:
-    """Copy a tensor, with zeros after it, so that its length is a multiple of 64."""
-    filled = tensor.new_zeros(-(-len(tensor) // WIDE) * WIDE, *tensor.shape[1:])
-    filled[: len(tensor)] = tensor
-    return filled
+    weight, step = linear.weight.detach(), 4 // dtype.itemsize
+    groups = -(-len(weight) // WIDE)
+    blocks = torch.zeros(groups, weight.shape[1] // step, WIDE, step, dtype=dtype)
+    offsets, scales = torch.zeros(groups * WIDE, dtype=torch.int32), torch.ones(groups * WIDE)
+    bias = torch.zeros(groups * WIDE)
+    bias[: len(weight)] = linear.bias.detach()
+    for block, rows, offset, scale in zip(
+        blocks, weight.split(WIDE), offsets.split(WIDE), scales.split(WIDE), strict=True
+    ):
+        count, numbers = len(rows), rows
+        if dtype == torch.int8:
+            numbers, scale[:count] = to_integers(rows)
+            offset[:count] = -128 * numbers.sum(1, dtype=torch.int32)
+        block[:, :count] = numbers.view(count, -1, step).transpose(0, 1)
+    return {"blocks": blocks, "offsets": offsets, "scales": scales, "bias": bias}
 
 
 @lru_cache(maxsize=64)

@@ -28,7 +28,7 @@ from m3connect.encoder.linear import ROWS_AT_ONCE
 from m3connect.encoder.teams import place_in_team, size_of_team, wait_for_team
 from m3connect.encoder.tiles import WIDE
 
-__all__ = ["LAYER", "LINEARS", "NORMS", "ROOM", "ROOM_AFTER", "ROOM_OF_ATTENTION", "ROWS_AT_ONCE", "TEXTS", "program"]
+__all__ = ["LAYER", "LINEARS", "NORMS", "ROOM", "ROOM_AFTER", "ROOM_OF_ATTENTION", "TEXTS", "program"]
 
 logger = logging.getLogger(__name__)
 
