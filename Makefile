@@ -36,6 +36,7 @@ $(BENCHED): $(INSTALLED)
 
 bench: $(BENCHED)  ## what fits ten minutes, against FlagEmbedding and others; writes docs/performance.md
 	$(BIN)/python benchmarks/encode.py --only query --json $(RESULTS)/encode_query.json
+	$(BIN)/python benchmarks/encode.py --only memory --json $(RESULTS)/encode_memory.json
 	$(BIN)/python benchmarks/sparse.py --json $(RESULTS)/sparse.json
 	$(BIN)/python benchmarks/rerank.py --json $(RESULTS)/rerank.json
 	$(BIN)/python benchmarks/concurrency.py --json $(RESULTS)/concurrency.json

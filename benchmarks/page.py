@@ -65,6 +65,13 @@ SECTIONS = (
         "encode.py --only query",
     ),
     Section(
+        "encode_memory",
+        "Loading and encoding: memory",
+        "The part of `encode.py` that loads a model of BGE-M3's width in each precision.",
+        page_tables.encode,
+        "encode.py --only memory",
+    ),
+    Section(
         "gpu",
         "Encoding on a GPU",
         "In bfloat16, at BGE-M3's size, random weights; a row's time over each of m3connect's. Token vectors come too "

@@ -44,6 +44,7 @@ TEST = {"difference": 0.001, "p_value": 0.547, "better": 6, "worse": 5, "queries
 REPORTS: dict[str, dict[str, Any]] = {
     "encode": {"workloads": [WORKLOAD]},
     "encode_query": {"workloads": [WORKLOAD]},
+    "encode_memory": {"workloads": [], "memory": [{"precision": "int8", "peak_mb": 512.25, "within": True}]},
     "gpu": {
         "workloads": [
             {
@@ -119,6 +120,7 @@ REPORTS: dict[str, dict[str, Any]] = {
 EXPECTED = {
     "encode": "| FlagEmbedding, default | 200 | 6,000 | 4,000 .. 9,000 | 3.00 | 12.0 |",
     "encode_query": "Share of the machine's own matrix product, measured in the same rounds: float32 83 %.",
+    "encode_memory": "| int8 | 512 | yes |",
     "gpu": "| tokenising alone | 1,048,576 | 500 | 500 .. 500 | 0.25 |",
     "search": "| 1,000 | 30 | edge | by hand, encode | 12.5 |",
     "rerank": "| ours, int8 | 3.00 | 8.00 | no |",
