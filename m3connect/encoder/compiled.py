@@ -185,9 +185,8 @@ def tiled(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
     offsets, scales = torch.zeros(groups * WIDE, dtype=torch.int32), torch.ones(groups * WIDE)
     bias = torch.zeros(groups * WIDE)
     bias[: len(weight)] = linear.bias.detach()
-    for block, rows, offset, scale in zip(
-        blocks, weight.split(WIDE), offsets.split(WIDE), scales.split(WIDE), strict=True
-    ):
+    by_group = (torch.split(tensor, WIDE) for tensor in (weight, offsets, scales))
+    for block, rows, offset, scale in zip(blocks, *by_group, strict=True):
         count, numbers = len(rows), rows
         if dtype == torch.int8:
             numbers, scale[:count] = to_integers(rows)
