@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING
 
 from encode_bench.workloads import Shape
@@ -79,10 +80,14 @@ def _tiles(linear: torch.nn.Linear, given: torch.Tensor, precision: Precision) -
     weights = {name: as_array(tensor) for name, tensor in tiled(linear, getattr(torch, precision)).items()}
     rows, threads = as_array(given), torch.get_num_threads()
     row_scales, out = np.ones(len(rows), np.float32), np.empty((len(rows), linear.out_features), np.float32)
-    pool = ThreadPoolExecutor(threads)
 
     def multiply(thread: int) -> None:
-        given = weights["blocks"], weights["offsets"], weights["scales"], weights["bias"]
-        kernels.multiply(rows, row_scales, *given, out, thread, threads)
+        arrays = weights["blocks"], weights["offsets"], weights["scales"], weights["bias"]
+        kernels.multiply(rows, row_scales, *arrays, out, thread, threads)
 
-    return lambda: list(pool.map(multiply, range(threads)))
+    return lambda: list(_pool(threads).map(multiply, range(threads)))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

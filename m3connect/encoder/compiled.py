@@ -167,7 +167,8 @@ class CompiledLayer(nn.Module):
 
 def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
     """Return numpy's type, of bfloat16 that of its bits."""
-    return np.dtype({torch.bfloat16: "u2"}.get(dtype) or torch.empty(0, dtype=dtype).numpy().dtype)
+    names = {torch.float32: "f4", torch.bfloat16: "u2", torch.int8: "i1", torch.uint8: "u1"}
+    return np.dtype(names[dtype])
 
 
 def tiled(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -181,9 +182,9 @@ def tiled(linear: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
     """
     weight, step = linear.weight.detach(), 4 // dtype.itemsize
     groups = -(-len(weight) // WIDE)
-    blocks = torch.zeros(groups, weight.shape[1] // step, WIDE, step, dtype=dtype)
-    offsets, scales = torch.zeros(groups * WIDE, dtype=torch.int32), torch.ones(groups * WIDE)
-    bias = torch.zeros(groups * WIDE)
+    blocks = torch.zeros(groups, weight.shape[1] // step, WIDE, step, dtype=dtype, device="cpu")
+    offsets = torch.zeros(groups * WIDE, dtype=torch.int32, device="cpu")
+    scales, bias = torch.ones(groups * WIDE, device="cpu"), torch.zeros(groups * WIDE, device="cpu")
     bias[: len(weight)] = linear.bias.detach()
     by_group = (torch.split(tensor, WIDE) for tensor in (weight, offsets, scales))
     for block, rows, offset, scale in zip(blocks, *by_group, strict=True):

@@ -1,6 +1,6 @@
 """What compiled functions share: how they are made, numbers as bits, and who of a team does what.
 
-Everything here but `kernel` exists inside compiled functions alone.
+`kernel`, `inlined` and `chosen_by_type` make functions; all other functions exist inside compiled ones alone.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from numba import carray, cfunc, njit
 from numba.core import types
 from numba.extending import intrinsic
 
-from m3connect.encoder import attention_kernels, compiling, kernels, tiles
+from m3connect.encoder import attention_kernels, compiling, kernels, linear, tiles
 from m3connect.encoder.attention_kernels import QUERIES, attend, lay_out, padded_length, texts_that_fit
 from m3connect.encoder.compiling import FREEDOMS, share
 from m3connect.encoder.kernels import activate, fill, multiply, normalize
@@ -182,7 +182,6 @@ def _program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[An
         _meet(threads)
         _normalize(product, middle, layer.output_norm, out, first, last)
 
-    run.__qualname__ = f"run_{_fingerprint()}"
     address: int = _compile(run).address
     return address
 
@@ -191,17 +190,22 @@ def _compile(function: Any) -> Any:
     """Compile a function as one of C; what comes out is kept on disk if that can be."""
     compile_to_c = partial(cfunc, types.void(types.voidptr), fastmath=FREEDOMS, error_model="numpy")
     try:
+        function.__qualname__ = f"run_{_fingerprint()}"
         return compile_to_c(cache=True)(function)
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
         logger.warning(
             "what numba compiled cannot be kept, or read again, and will be compiled anew each time: %s. Name a folder "
-            "of yours in NUMBA_CACHE_DIR",
+            "of yours in NUMBA_CACHE_DIR, or delete what lies there",
             error,
         )
         return compile_to_c()(function)
 
 
 def _fingerprint() -> str:
-    """Name the kernels' sources: numba keeps what it compiled under this name, and looks at this file alone."""
-    sources = (inspect.getsource(module) for module in (attention_kernels, compiling, kernels, tiles))
+    """Name the sources of all that is compiled: numba keeps it under this name, and looks at this file alone.
+
+    Raises:
+        OSError: there are no sources.
+    """
+    sources = (inspect.getsource(module) for module in (attention_kernels, compiling, kernels, linear, tiles))
     return sha256("".join(sources).encode()).hexdigest()[:12]

@@ -204,13 +204,18 @@ def test_a_compiled_layer_cannot_be_copied(layer: Layer, make: Callable[[nn.Modu
         make(converted(layer, "float32"))
 
 
-def test_another_default_device_changes_nothing(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled, hidden, lengths = converted(layer, "float32"), states(57), (57,)
-    expected = run(compiled, hidden, lengths)
+@pytest.mark.parametrize("name", ["float32", *LOW])
+def test_another_default_device_changes_nothing(layer: Layer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, lengths = states(57), (57,)
+    expected = run(converted(layer, name), hidden, lengths)
+    copied = Layer(config()).eval().requires_grad_(False)
+    copied.load_state_dict(layer.state_dict())
+    pack = pack_of(lengths)
     compiled_module._plan.cache_clear()
     monkeypatch.setattr(compiled_module, "_rooms", compiled_module._Rooms())
     with torch.device("meta"), torch.inference_mode():
-        pack = pack_of(lengths)
+        compiled = precision.convert(copied, name)  # type: ignore[arg-type]
+        assert isinstance(compiled, CompiledLayer)
         found = compiled(hidden, pack)
     assert torch.equal(found, expected)
 
@@ -305,6 +310,30 @@ def test_a_layer_compiles_where_nothing_can_be_kept(
     with caplog.at_level(logging.WARNING):
         assert program._compile(lambda address: None) is compiled
     assert "Name a folder of yours in NUMBA_CACHE_DIR" in caplog.text
+
+
+def test_without_sources_a_layer_is_compiled_but_not_kept(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = run(converted(layer, "float32"), states(5), (5,))
+
+    def refuse(module: object) -> str:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(program.inspect, "getsource", refuse)
+    program._program.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(run(converted(layer, "float32"), states(5), (5,)), expected)
+    program._program.cache_clear()
+    assert "could not get source code" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["attention_kernels", "compiling", "kernels", "linear", "tiles"])
+def test_what_is_kept_is_not_taken_for_other_sources(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, getsource = program._fingerprint(), program.inspect.getsource
+    changed = getattr(program, module)
+    monkeypatch.setattr(program.inspect, "getsource", lambda one: getsource(one) + "#" * (one is changed))
+    assert program._fingerprint() != before
 
 
 def test_threads_that_load_at_once_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
