@@ -50,7 +50,8 @@ def chosen_by_type(choose: Kernel) -> Kernel:
     """Make a function for kernels whose body is what `choose` returns, given the types of its arguments."""
 
     def compiled_alone(*_: object) -> Any:
-        raise NotImplementedError(f"{choose.__name__} exists inside kernels alone, where numba puts its body")
+        # numba wants something that can be called, and never calls it: compiled functions get the chosen body
+        raise TypeError(f"{choose.__name__} can be called in compiled functions alone")
 
     overload(compiled_alone, inline="always", strict=False)(choose)
     return cast(Kernel, compiled_alone)

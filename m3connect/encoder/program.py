@@ -16,13 +16,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, cfunc
 from numba.core import types
 from numba.extending import intrinsic
 
 from m3connect.encoder import attention_kernels, compiling, kernels, linear, tiles
 from m3connect.encoder.attention_kernels import QUERIES, attend, lay_out, padded_length, texts_that_fit
-from m3connect.encoder.compiling import FREEDOMS, share
+from m3connect.encoder.compiling import FREEDOMS, inlined, share
 from m3connect.encoder.kernels import activate, fill, multiply, normalize
 from m3connect.encoder.linear import ROWS_AT_ONCE
 from m3connect.encoder.teams import place_in_team, size_of_team, wait_for_team
@@ -68,12 +68,12 @@ def _pointer(context: object, address: object) -> object:
     return types.voidptr(types.intp), generate
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+@inlined
 def _array(address: Any, shape: Any, dtype: Any) -> Any:
     return carray(_pointer(address), shape, dtype)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+@inlined
 def _multiply(rows: Any, row_scales: Any, linear: Any, weights: Any, out: Any, thread: Any, threads: Any) -> None:
     groups, step = (linear.outputs + WIDE - 1) // WIDE, 4 // rows.itemsize
     blocks = _array(linear.blocks, (groups, linear.inputs // step, WIDE, step), weights)
@@ -83,20 +83,20 @@ def _multiply(rows: Any, row_scales: Any, linear: Any, weights: Any, out: Any, t
     multiply(rows, row_scales, blocks, offsets, scales, bias, out, thread, threads)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+@inlined
 def _normalize(product: Any, states: Any, norm: Any, out: Any, first: Any, last: Any) -> None:
     weight, shift = _array(norm.weight, (out.shape[1],), np.float32), _array(norm.shift, (out.shape[1],), np.float32)
     normalize(product[first:last], states[first:last], weight, shift, norm.eps, out[first:last])
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+@inlined
 def _meet(threads: Any) -> None:
     """Wait for the others."""
     if threads > 1:
         wait_for_team()
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+@inlined
 def _attend(layer: Any, qkv: Any, attended: Any, thread: Any, threads: Any) -> None:
     """Attend within all texts: as many at once as there is room for their keys and values."""
     lengths, heads = _array(layer.lengths, (layer.texts,), np.int64), layer.heads
@@ -118,7 +118,7 @@ def _attend(layer: Any, qkv: Any, attended: Any, thread: Any, threads: Any) -> N
         text, row = text + count, row + tokens
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]  # as above
+@inlined
 def _feed_forward(layer: Any, rows: Any, scales: Any, weights: Any, out: Any, thread: Any, threads: Any) -> None:
     """Fill [T, d] with what the feed-forward network makes of rows, some of them at a time."""
     width = layer.intermediate.outputs
@@ -129,8 +129,8 @@ def _feed_forward(layer: Any, rows: Any, scales: Any, weights: Any, out: Any, th
         stop = min(start + ROWS_AT_ONCE, len(rows))
         count = stop - start
         some, others = share(count, thread, threads)
-        given = rows[start:stop], scales[start:stop]
-        _multiply(given[0], given[1], layer.intermediate, weights, inner[:count], thread, threads)
+        some_rows, some_scales = rows[start:stop], scales[start:stop]
+        _multiply(some_rows, some_scales, layer.intermediate, weights, inner[:count], thread, threads)
         _meet(threads)
         activate(inner[some:others], active[some:others], active_scales[some:others])
         _meet(threads)

@@ -6,6 +6,7 @@ They wait for each other in less than a microsecond, as for a moment they do not
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -52,23 +53,19 @@ def run_in_team(function: int, data: int, threads: int) -> None:
         _Alone(function)(data)
 
 
-def _find_openmp() -> ctypes.CDLL | None:
-    """Return a library through which OpenMP's functions are found, and tell the compiler where they are."""
+def _find_openmp() -> Callable[[int, int, int, int], None] | None:
+    """Return the function that starts a team, or None; and tell the compiler where those are that a team calls."""
     folder = Path(torch.__file__).parent / "lib"
     try:
         library = ctypes.CDLL(str(folder / "libtorch_cpu.so"))  # it is loaded already, and OpenMP with it
         functions = {name: getattr(library, theirs) for name, theirs in _OPENMP.items()}
-        _ = library.GOMP_parallel
+        start = library.GOMP_parallel
+        start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
     except (OSError, AttributeError):
-        library, functions = None, dict.fromkeys(_OPENMP, ctypes.pythonapi.Py_IsInitialized)  # named, but not called
+        start, functions = None, dict.fromkeys(_OPENMP, ctypes.pythonapi.Py_IsInitialized)  # named, but not called
     for name, function in functions.items():
         binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value or 0)
-    return library
+    return start
 
 
-_openmp = _find_openmp()
-_start_team = None
-if _openmp is not None:
-    _start_team = _openmp.GOMP_parallel
-    _start_team.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    _start_team.restype = None
+_start_team = _find_openmp()

@@ -4,14 +4,16 @@ Says `ready` when everything is imported, waits for a line, loads and encodes, s
 """
 
 import sys
+from typing import Any
 
 from m3connect import M3Encoder
 
+precision: Any
 folder, precision = sys.argv[1:]
-M3Encoder.from_pretrained("m3-mini", precision=precision).encode(["all is imported, compiled and started"])  # type: ignore[arg-type]
+M3Encoder.from_pretrained("m3-mini", precision=precision).encode(["all is imported, compiled and started"])
 print("ready", flush=True)
 sys.stdin.readline()
-encoder = M3Encoder.from_pretrained(folder, precision=precision)  # type: ignore[arg-type]
+encoder = M3Encoder.from_pretrained(folder, precision=precision)
 encoder.encode(["bees make honey"], multi_vector=True)
 print("done", flush=True)
 sys.stdin.readline()

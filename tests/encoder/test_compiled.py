@@ -25,6 +25,7 @@ from m3connect.agreement import agreement
 from m3connect.encoder import precision
 from m3connect.encoder.model import Layer
 from m3connect.encoder.pack import Pack
+from m3connect.encoder.precision import Precision
 
 numba = pytest.importorskip("numba", reason="needs the extra fast")
 
@@ -88,10 +89,10 @@ def pack_of(lengths: tuple[int, ...]) -> Pack:
     return Pack.of([np.zeros(length, np.int64) for length in lengths])
 
 
-def converted(layer: Layer, name: str) -> nn.Module:
+def converted(layer: Layer, name: Precision) -> nn.Module:
     copy = Layer(config(layer.qkv.in_features, layer.num_heads, layer.intermediate.out_features))
     copy.load_state_dict(layer.state_dict())
-    return precision.convert(copy.eval().requires_grad_(False), name)  # type: ignore[arg-type]
+    return precision.convert(copy.eval().requires_grad_(False), name)
 
 
 def run(layer: nn.Module, hidden: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
@@ -115,7 +116,7 @@ def test_a_compiled_layer_is_the_layer_in_float32(lengths: tuple[int, ...], shar
     "sizes", [(48, 3, 80), (96, 2, 208), (64, 1, 16), (16, 8, 32), (384, 12, 1536), (32, 16, 4112), (64, 4, 4112)]
 )
 @pytest.mark.parametrize("name", ["float32", *LOW])
-def test_widths_need_not_fill_the_processors_registers(sizes: tuple[int, int, int], name: str) -> None:
+def test_widths_need_not_fill_the_processors_registers(sizes: tuple[int, int, int], name: Precision) -> None:
     hidden, heads, inner = sizes
     layer, lengths = make_layer(hidden=hidden, heads=heads, inner=inner), (50, 13, 1)
     compiled, given = converted(layer, name), states(64, hidden)
@@ -126,7 +127,7 @@ def test_widths_need_not_fill_the_processors_registers(sizes: tuple[int, int, in
 
 @pytest.mark.parametrize("sizes", [(40, 2, 64), (32, 2, 40), (48, 16, 64)])
 @pytest.mark.parametrize("name", ["float32", *LOW])
-def test_widths_that_do_not_fit_are_left_to_pytorch(sizes: tuple[int, int, int], name: str) -> None:
+def test_widths_that_do_not_fit_are_left_to_pytorch(sizes: tuple[int, int, int], name: Precision) -> None:
     hidden, heads, inner = sizes
     layer, lengths = make_layer(hidden=hidden, heads=heads, inner=inner), (50, 13, 1)
     kept, given = converted(layer, name), states(64, hidden)
@@ -137,7 +138,7 @@ def test_widths_that_do_not_fit_are_left_to_pytorch(sizes: tuple[int, int, int],
 @pytest.mark.parametrize("name", LOW)
 @pytest.mark.parametrize("lengths", MANY)
 def test_a_compiled_layer_is_nearly_the_layer_in_low_precision(
-    layer: Layer, name: str, lengths: tuple[int, ...]
+    layer: Layer, name: Precision, lengths: tuple[int, ...]
 ) -> None:
     compiled, hidden = converted(layer, name), states(sum(lengths))
     assert isinstance(compiled, CompiledLayer)
@@ -148,7 +149,7 @@ def test_a_compiled_layer_is_nearly_the_layer_in_low_precision(
 
 @pytest.mark.parametrize("name", ["float32", *LOW])
 @pytest.mark.usefixtures("threads")
-def test_what_is_beside_a_text_and_who_computes_it_changes_nothing(layer: Layer, name: str) -> None:
+def test_what_is_beside_a_text_and_who_computes_it_changes_nothing(layer: Layer, name: Precision) -> None:
     compiled, hidden = converted(layer, name), states(sum(LENGTHS))
     hidden *= torch.repeat_interleave(torch.tensor([1.0, 100.0]).repeat(8), torch.tensor(LENGTHS))[:, None]
     together = torch.split(run(compiled, hidden, LENGTHS), LENGTHS)
@@ -158,7 +159,7 @@ def test_what_is_beside_a_text_and_who_computes_it_changes_nothing(layer: Layer,
 
 
 @pytest.mark.parametrize("name", ["float32", *LOW])
-def test_several_threads_may_use_a_layer_at_once(layer: Layer, name: str) -> None:
+def test_several_threads_may_use_a_layer_at_once(layer: Layer, name: Precision) -> None:
     compiled = converted(layer, name)
     given = [(states(sum(lengths)), lengths) for lengths in MANY] * 6
     expected = [run(compiled, *one) for one in given]
@@ -183,7 +184,7 @@ def test_a_pack_at_bge_m3s_width_needs_no_fresh_memory_for_every_layer(lengths: 
 
 @pytest.mark.parametrize("name", ["float32", *LOW])
 @pytest.mark.usefixtures("threads")
-def test_many_short_texts_attend_in_several_goes(layer: Layer, name: str) -> None:
+def test_many_short_texts_attend_in_several_goes(layer: Layer, name: Precision) -> None:
     lengths = (40,) * 30 + (3,) * 200  # with room for 1,024 tokens, of which a text of 3 takes 32
     compiled, hidden = converted(layer, name), states(sum(lengths))
     found, atol = run(compiled, hidden, lengths), 1e-4 if name == "float32" else 0.08
@@ -205,7 +206,7 @@ def test_a_compiled_layer_cannot_be_copied(layer: Layer, make: Callable[[nn.Modu
 
 
 @pytest.mark.parametrize("name", ["float32", *LOW])
-def test_another_default_device_changes_nothing(layer: Layer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_default_device_changes_nothing(layer: Layer, name: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, lengths = states(57), (57,)
     expected = run(converted(layer, name), hidden, lengths)
     copied = Layer(config()).eval().requires_grad_(False)
@@ -214,7 +215,7 @@ def test_another_default_device_changes_nothing(layer: Layer, name: str, monkeyp
     compiled_module._plan.cache_clear()
     monkeypatch.setattr(compiled_module, "_rooms", compiled_module._Rooms())
     with torch.device("meta"), torch.inference_mode():
-        compiled = precision.convert(copied, name)  # type: ignore[arg-type]
+        compiled = precision.convert(copied, name)
         assert isinstance(compiled, CompiledLayer)
         found = compiled(hidden, pack)
     assert torch.equal(found, expected)
@@ -263,11 +264,11 @@ def test_without_the_instructions_in_numba_nothing_is_compiled(setting: str) -> 
 
 
 @pytest.mark.parametrize("name", ["float32", *LOW])
-def test_an_encoder_without_numba_gives_nearly_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_without_numba_gives_nearly_the_same(name: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Bees make honey.", "", "蜜蜂酿蜜。 " * 40]
-    usual = M3Encoder.from_pretrained("m3-mini", precision=name)  # type: ignore[arg-type]
+    usual = M3Encoder.from_pretrained("m3-mini", precision=name)
     monkeypatch.setattr(precision, "has_compiler", lambda: False)
-    plain = M3Encoder.from_pretrained("m3-mini", precision=name)  # type: ignore[arg-type]
+    plain = M3Encoder.from_pretrained("m3-mini", precision=name)
     assert [isinstance(made._model.layers[0], CompiledLayer) for made in (usual, plain)] == [True, False]
     compared = agreement(plain.encode(texts, multi_vector=True), usual.encode(texts, multi_vector=True))
     assert min(compared.dense.least, compared.tokens.least) > (0.99999 if name == "float32" else 0.999)
@@ -276,7 +277,7 @@ def test_an_encoder_without_numba_gives_nearly_the_same(name: str, monkeypatch: 
 def test_a_numba_that_does_not_fit_is_left_out_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(name: str) -> None:
+    def refuse(name: Precision) -> None:
         raise ImportError("Numba needs NumPy 2.4 or less")
 
     monkeypatch.setattr(precision.importlib, "import_module", refuse)
@@ -401,7 +402,7 @@ def test_rows_of_integers_come_back_within_half_a_step(width: int) -> None:
 @pytest.mark.parametrize("name", ["float32", *LOW])
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("length", [10, 40])
-def test_what_is_no_number_stays_visible(layer: Layer, name: str, number: float, length: int) -> None:
+def test_what_is_no_number_stays_visible(layer: Layer, name: Precision, number: float, length: int) -> None:
     hidden = states(2 * length)
     hidden[3, 5] = number
     found = run(converted(layer, name), hidden, (length, length))
