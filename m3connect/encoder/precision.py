@@ -16,7 +16,7 @@ from m3connect.encoder.attention import blocked_attention, find_packed_attention
 from m3connect.encoder.linear import ROWS_AT_ONCE, CastLinear, Int8Linear, OneDnnLinear, has_int8, has_onednn
 from m3connect.encoder.model import Layer
 
-__all__ = ["Precision", "choose_precision", "convert", "convert_linear"]
+__all__ = ["Precision", "choose_precision", "convert", "convert_linear", "has_tiles"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
