@@ -1,10 +1,9 @@
 """MaxSim of many queries with many documents, at the speed of the machine's matrix products.
 
-Document tokens go by in blocks that stay in the processor's cache; each block is multiplied with the tokens of several
-queries, and only the best of each document is kept. What is stored in 8 bits or in 1 is multiplied as it is, in
-integers. With PyTorch each thread takes blocks of its own: copying and taking maxima are a third of the work, and
-threads that meet after each operation wait for whatever else the processor does. This module says how; what the
-numbers mean says `m3connect.scoring`.
+Document tokens go by in blocks; each block is multiplied with the tokens of several queries, and only the best of each
+document is kept. What is stored in 8 bits or in 1 is multiplied as it is, in integers. Each thread takes blocks of its
+own: threads that meet after each operation wait for whatever else the processor does. `maxsim_kernel` multiplies where
+numba is installed, `maxsim_products` elsewhere; what the numbers mean says `m3connect.scoring`.
 """
 
 from __future__ import annotations
@@ -13,42 +12,40 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from m3connect.compiling.finding import can_compile
 from m3connect.device_rows import DeviceRows, device_maxsims, query_groups
 from m3connect.embeddings import FloatArray, IntArray
+from m3connect.maxsim_products import (
+    Block,
+    MakeMaxima,
+    Matrices,
+    Maxima,
+    find_integer_maxima,
+    float_maxima,
+    torch_with_fast_floats,
+)
 from m3connect.threads import hire, torch_threads
 from m3connect.token_rows import TokenRows
 
 __all__ = ["Matrices", "mean_maxsims"]
 
-Matrices: TypeAlias = Sequence[FloatArray] | TokenRows
-
 _Array: TypeAlias = npt.NDArray[Any]
-_Product: TypeAlias = Callable[[int, int], _Array]
-"""Inner products [stop - start, m] of the document tokens from start to stop with m query tokens."""
-
-_MakeProduct: TypeAlias = Callable[[], _Product]
-"""Returns a product with a buffer of its own, so that several threads may each have one."""
 
 _ROWS = 1024
-"""Document tokens in a product of floats, 4 MB at BGE-M3's size: fresh memory costs time. Twice as many integers."""
+"""Document tokens in a block of floats, 4 MB at BGE-M3's size. Twice as many integers."""
 
 _MOST_THREADS = 16
 
 _COLUMNS = 512
 """Query tokens in a product, unless one query alone has more."""
-
-_STEP = 64
-_LANES = 8
-"""oneDNN compiles code for each new shape, which takes as long as a product: shapes are rounded up to these."""
 
 
 def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows) -> FloatArray:
@@ -58,10 +55,11 @@ def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows
     lengths = documents.lengths if isinstance(documents, TokenRows) else np.array([len(rows) for rows in documents])
     scores = np.zeros((len(queries), len(lengths)), np.float32)
     filled = np.flatnonzero(lengths)
+    stored = documents if isinstance(documents, TokenRows) else [rows for rows in documents if len(rows)]
     for group in query_groups(queries, _COLUMNS) if len(filled) else ():
         tokens = np.concatenate([queries[i] for i in group])
         counts = np.array([len(queries[i]) for i in group])
-        best = _best_products(tokens, documents, lengths[filled])
+        best = _best_products(tokens, stored, lengths[filled])
         if isinstance(documents, TokenRows):
             best = best * documents.scales[filled, None]
         sums = np.add.reduceat(best, np.cumsum(counts) - counts, axis=1, dtype=np.float64)
@@ -72,54 +70,81 @@ def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows
 def _best_products(queries: FloatArray, documents: Matrices, lengths: IntArray) -> FloatArray:
     """For each document and query token the largest product, [n, m], without the documents' scales."""
     queries = np.asarray(queries, np.float32)
-    width = documents.dim if isinstance(documents, TokenRows) else documents[0].shape[1]
-    if queries.shape[1] != width:
-        raise ValueError(f"the query's token vectors have dimension {queries.shape[1]}, the documents' have {width}")
-    if not isinstance(documents, TokenRows):
-        return _float_maxima(queries, _copied(documents), lengths)
-    integers = documents.encoding != "float16" and width > 1  # of width 1, PyTorch 2.13 computes nonsense
-    torch = _torch_with_fast_integers() if integers else None
-    if torch is None:
-        return _float_maxima(queries, _decoded(documents), lengths)
+    _check_widths(queries, documents)
+    compiled = _find_compiled(documents)
+    if isinstance(documents, TokenRows) and documents.encoding != "float16":
+        make = compiled or find_integer_maxima(documents.dim)
+        if make is not None:
+            return _best_products_of_codes(make, queries, documents, lengths)
+    threads = _threads() if compiled or torch_with_fast_floats() else 1  # numpy has threads of its own
+    return _segment_maxima(partial(compiled or float_maxima, queries, documents), lengths, threads, rows=_ROWS)
+
+
+def _check_widths(queries: FloatArray, documents: Matrices) -> None:
+    """Refuse what has no inner product; compiled functions would read what is not theirs."""
+    for width in {documents.dim} if isinstance(documents, TokenRows) else {rows.shape[1] for rows in documents}:
+        if queries.shape[1] != width:
+            raise ValueError(
+                f"the query's token vectors have dimension {queries.shape[1]}, the documents' have {width}"
+            )
+
+
+def _best_products_of_codes(
+    make: MakeMaxima, queries: FloatArray, documents: TokenRows, lengths: IntArray
+) -> FloatArray:
+    """Round query tokens to 8 bits, and multiply in integers."""
     scales = np.maximum(np.abs(queries).max(axis=1), 1e-30) / np.float32(127)
     codes = np.rint(queries / scales[:, None]).astype(np.int8)
-    best = _segment_maxima(lambda: _integer_product(torch, codes, documents), lengths, torch, rows=2 * _ROWS)
+    best = _segment_maxima(partial(make, codes, documents), lengths, _threads(), rows=2 * _ROWS)
     if documents.encoding == "1-bit":  # the codes 0 and 1 stand for -1 and +1
         best = 2 * best - codes.sum(axis=1, dtype=np.int32)
     return np.asarray(best * scales, np.float32)
 
 
-def _float_maxima(queries: FloatArray, read: _Reader, lengths: IntArray) -> FloatArray:
-    torch = _torch_with_fast_floats()
-    return _segment_maxima(lambda: _float_product(torch, queries, read), lengths, torch, rows=_ROWS)
+def _find_compiled(documents: Matrices) -> MakeMaxima | None:
+    """Return what numba compiles for documents in this form, if it can.
+
+    Numba takes a while to load. So floats wait until PyTorch is there, which makes sure that more is done than scoring.
+    """
+    integers = isinstance(documents, TokenRows) and documents.encoding != "float16"
+    if not (integers or "torch" in sys.modules) or not can_compile("int8" if integers else "float32"):
+        return None
+    from m3connect.maxsim_kernel import compiled_maxima, fits
+
+    return compiled_maxima if fits(documents) else None
 
 
-def _segment_maxima(make_product: _MakeProduct, lengths: IntArray, torch: ModuleType | None, *, rows: int) -> _Array:
-    """The largest products [n, m] among the tokens of each document; with PyTorch on as many threads as that has."""
+def _threads() -> int:
+    """How many threads share the work: as many as PyTorch's operations have, where it is loaded."""
+    return min(torch_threads(), _MOST_THREADS) if "torch" in sys.modules else 1
+
+
+def _segment_maxima(make: Callable[[], Maxima], lengths: IntArray, threads: int, *, rows: int) -> _Array:
+    """The largest products [n, m] among the tokens of each document, block after block."""
     ends = np.cumsum(lengths)
-    blocks = iter(range(0, int(ends[-1]), rows))  # shared by all threads
+    starts = iter(range(0, int(ends[-1]), rows))  # shared by all threads
 
     def work() -> list[tuple[slice, _Array]]:
-        product = make_product()
-        return [_block_maxima(product, ends, start, rows) for start in blocks]
+        maxima = make()
+        return [(block.documents, maxima(block)) for block in (_block(ends, start, rows) for start in starts)]
 
-    threads = min(torch_threads() if torch is not None else 1, _MOST_THREADS)
     if threads == 1 or ends[-1] <= rows:
         found = work()
     else:
         try:
             found = [block for part in _on_threads(work, threads) for block in part]
         finally:
-            deque(blocks, maxlen=0)  # after an error or an interrupt nobody waits for what is left
+            deque(starts, maxlen=0)  # after an error or an interrupt nobody waits for what is left
     return _joined(found, len(lengths))
 
 
-def _block_maxima(product: _Product, ends: IntArray, start: int, rows: int) -> tuple[slice, _Array]:
-    """Which documents have tokens in the block that begins here, and their largest products."""
+def _block(ends: IntArray, start: int, rows: int) -> Block:
+    """Return the block that begins here; `ends` says where each document ends."""
     stop = min(start + rows, int(ends[-1]))
     first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left") + 1
     cuts = np.concatenate([[start], ends[first : last - 1]]) - start
-    return slice(int(first), int(last)), np.maximum.reduceat(product(start, stop), cuts, axis=0)
+    before = start - int(ends[first - 1]) if first else start
+    return Block(start, stop, slice(int(first), int(last)), cuts, before)
 
 
 def _joined(found: Sequence[tuple[slice, _Array]], n: int) -> _Array:
@@ -179,100 +204,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork)
-
-
-# Where rows come from: each function gives a reader that fills an array with the tokens from start to stop.
-
-_Reader: TypeAlias = Callable[[int, int, FloatArray], None]
-
-
-def _copied(documents: Sequence[FloatArray]) -> _Reader:
-    """Copy from arrays of their own; one block after the other, a copy costs less than the reading itself."""
-    filled = [rows for rows in documents if len(rows)]
-    starts = np.cumsum([0, *map(len, filled)])
-
-    def read(start: int, stop: int, out: FloatArray) -> None:
-        place = int(np.searchsorted(starts, start, side="right")) - 1
-        while start < stop:
-            rows = filled[place][start - starts[place] : stop - starts[place]]
-            out[: len(rows)] = rows
-            out, start, place = out[len(rows) :], start + len(rows), place + 1
-
-    return read
-
-
-def _decoded(documents: TokenRows) -> _Reader:
-    torch = _torch_with_fast_floats() if documents.encoding == "float16" else None
-
-    def read(start: int, stop: int, out: FloatArray) -> None:
-        if torch is None:
-            documents.numbers(slice(start, stop), out=out)
-        else:  # numpy converts halves one by one
-            torch.from_numpy(out).copy_(torch.from_numpy(np.require(documents.codes[start:stop], requirements="W")))
-
-    return read
-
-
-# How rows are multiplied.
-
-
-def _float_product(torch: ModuleType | None, queries: FloatArray, read: _Reader) -> _Product:
-    buffer = np.zeros((0, queries.shape[1]), np.float32)
-    if torch is not None:
-        padded = np.zeros((_rounded(len(queries), _LANES), queries.shape[1]), np.float32)
-        padded[: len(queries)] = queries
-        weight = torch.from_numpy(padded)
-
-    def product(start: int, stop: int) -> _Array:
-        nonlocal buffer
-        if len(buffer) < stop - start:
-            buffer = np.zeros((_rounded(stop - start, _STEP), queries.shape[1]), np.float32)
-        read(start, stop, buffer[: stop - start])
-        if torch is None:
-            return np.asarray(buffer[: stop - start] @ queries.T)
-        rows = torch.from_numpy(buffer[: _rounded(stop - start, _STEP)])
-        products = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
-        return np.asarray(products.numpy()[: stop - start, : len(queries)])
-
-    return product
-
-
-def _integer_product(torch: ModuleType, queries: npt.NDArray[np.int8], documents: TokenRows) -> _Product:
-    weight = torch.from_numpy(np.ascontiguousarray(queries.T))
-
-    def product(start: int, stop: int) -> _Array:
-        block = slice(start, stop)
-        rows = documents.bits(block) if documents.encoding == "1-bit" else documents.codes[block]
-        writable = np.require(rows, requirements=["C", "W"])  # PyTorch warns of others
-        return np.asarray(torch._int_mm(torch.from_numpy(writable), weight).numpy())
-
-    return product
-
-
-def _rounded(n: int, step: int) -> int:
-    return -(-n // step) * step
-
-
-def _torch_with_fast_floats() -> ModuleType | None:
-    """Return PyTorch where it is loaded already and its oneDNN is faster than numpy."""
-    return _torch_with_onednn() if "torch" in sys.modules else None
-
-
-@cache
-def _torch_with_onednn() -> ModuleType | None:
-    import torch
-
-    ready = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
-    return torch if ready and torch.backends.cpu.get_cpu_capability().startswith("AVX512") else None
-
-
-@cache
-def _torch_with_fast_integers() -> ModuleType | None:
-    """Return PyTorch where it multiplies 8-bit integers by instructions made for that; loads it."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    ready = torch.backends.mkldnn.is_available() and hasattr(torch, "_int_mm") and supported()  # type: ignore[no-untyped-call]
-    return torch if ready else None

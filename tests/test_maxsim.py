@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from store_checks import unit
 
 from m3connect import maxsim, scoring
+from m3connect import maxsim_products as products
+from m3connect.compiling.finding import can_compile
 from m3connect.embeddings import FloatArray
 from m3connect.token_rows import ENCODINGS, Encoding, TokenRows, encode_rows
 
@@ -31,31 +33,46 @@ def reference(query: FloatArray, document: FloatArray) -> float:
     return float(exact.max(axis=1).mean()) if exact.size else 0.0
 
 
-@pytest.fixture(params=["numpy", "torch"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to multiply; the second where the processor has what it takes."""
-    if request.param == "numpy":
-        monkeypatch.setattr(maxsim, "_torch_with_onednn", lambda: None)
-        monkeypatch.setattr(maxsim, "_torch_with_fast_integers", lambda: None)
+ENGINES = ("numpy", "torch", "compiled")
+
+
+def choose(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply in one of the ways there are, where the processor has what it takes."""
+    if engine == "compiled":
+        if not (can_compile("float32") and can_compile("int8")):
+            pytest.skip("needs the extra fast, and AVX-512 with VNNI")
+        pytest.importorskip("torch")  # floats are compiled where it is loaded
+        monkeypatch.setattr(maxsim, "find_integer_maxima", None)
+        monkeypatch.setattr(maxsim, "float_maxima", None)
+        return
+    monkeypatch.setattr(maxsim, "can_compile", lambda _: False)
+    if engine == "numpy":
+        monkeypatch.setattr(products, "_torch_with_onednn", lambda: None)
+        monkeypatch.setattr(products, "torch_with_fast_integers", lambda: None)
     else:
         pytest.importorskip("torch")
-        if maxsim._torch_with_onednn() is None or maxsim._torch_with_fast_integers() is None:
+        if products.torch_with_fast_floats() is None or products.torch_with_fast_integers() is None:
             pytest.skip("this processor has no AVX-512 with VNNI")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    choose(request.param, monkeypatch)
     return str(request.param)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=40)
-@given(
-    st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 12), max_size=8), st.integers(1, 20), st.booleans()
-)
-def test_every_path_scores_as_defined(queries: list[int], documents: list[int], dim: int, plain: bool) -> None:
+@pytest.mark.parametrize("engine", [*ENGINES, "any"])
+@settings(deadline=None, derandomize=True, database=None, max_examples=30)
+@given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 12), max_size=8), st.integers(1, 20))
+def test_every_path_scores_as_defined(engine: str, queries: list[int], documents: list[int], dim: int) -> None:
+    if engine == "compiled":
+        dim *= 4
     asked, stored = texts(queries, dim), texts(documents, dim, seed=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maxsim, "_ROWS", 16)
         patch.setattr(maxsim, "_COLUMNS", 12)
-        if plain:
-            patch.setattr(maxsim, "_torch_with_onednn", lambda: None)
-            patch.setattr(maxsim, "_torch_with_fast_integers", lambda: None)
+        if engine != "any":
+            choose(engine, patch)
         found = scoring.multi_vector(asked, stored)
         assert found.shape == (len(asked), len(stored))
         assert found.dtype == np.float32
@@ -108,10 +125,12 @@ def test_the_best_ten_stay_the_best_ten(engine: str, encoding: Encoding) -> None
 
 
 @pytest.mark.parametrize("encoding", [None, *ENCODINGS])
-def test_several_threads_score_what_one_does(encoding: Encoding | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_threads_score_what_one_does(
+    engine: str, encoding: Encoding | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch = pytest.importorskip("torch")
-    if maxsim._torch_with_onednn() is None or maxsim._torch_with_fast_integers() is None:
-        pytest.skip("this processor has no AVX-512 with VNNI")
+    if engine == "numpy":
+        pytest.skip("numpy has threads of its own")
     monkeypatch.setattr(maxsim, "_ROWS", 16)
     queries, documents = texts([5, 0, 9], 64), texts([0, 1, 70, 3, 0, 200, 9], 64, seed=2)
     rows = documents if encoding is None else encode_rows(documents, encoding)
@@ -165,8 +184,39 @@ def test_different_dimensions_are_refused(encoding: Encoding | None) -> None:
         scoring.multi_vector(texts([3], 8), rows)
 
 
+def test_one_of_many_documents_may_have_another_dimension_but_not_unseen(engine: str) -> None:
+    with pytest.raises(ValueError, match="dimension 8, the documents' have 9"):
+        scoring.multi_vector(texts([3], 8), [*texts([3, 0, 4], 8), *texts([2], 9)])
+
+
+def test_arrays_in_any_form_are_scored(engine: str) -> None:
+    query, documents = texts([40], 24), texts([30, 50, 7], 24, seed=2)
+    forms = [
+        np.asfortranarray(documents[0]),
+        np.repeat(documents[1], 2, axis=0)[::2].astype(np.float64),
+        np.pad(documents[2], ((0, 0), (3, 5)))[:, 3:-5],
+    ]
+    np.testing.assert_allclose(scoring.multi_vector(query, forms), expected(query, documents), atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 7, 60])
+def test_what_is_no_number_stays_visible(engine: str, place: int) -> None:
+    documents = texts([5, 61, 5])
+    documents[1][place, 3] = np.nan
+    scores = scoring.multi_vector(texts([33]), documents)[0]
+    assert np.isnan(scores).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_codes_there_are_do_not_overflow(engine: str, sign: int) -> None:
+    query, document = np.ones((3, 4096), np.float32), np.full((20, 4096), sign, np.float32)
+    for encoding in ENCODINGS:
+        scores = scoring.multi_vector([query], encode_rows([document], encoding))
+        np.testing.assert_allclose(scores, sign * 4096, rtol=1e-6)
+
+
 def test_exact_scores_load_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(maxsim, "_torch_with_onednn", lambda: pytest.fail("torch was asked for"))
+    monkeypatch.setattr(products, "_torch_with_onednn", lambda: pytest.fail("torch was asked for"))
     scoring.multi_vector(texts([3]), texts([4]))
     scoring.multi_vector(texts([3]), encode_rows(texts([4]), "float16"))

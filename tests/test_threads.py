@@ -51,7 +51,7 @@ SCORES = "[[1.0, 0.5, 1.0]]"
 
 def run(code: str) -> str:
     """Run code after what all have in common, and return what it prints."""
-    if "rerank()" in code and maxsim._torch_with_onednn() is None:
+    if "rerank()" in code and maxsim.torch_with_fast_floats() is None:
         pytest.skip("MaxSim has threads where the processor has AVX-512")
     done = subprocess.run(
         [sys.executable, "-c", START + code],

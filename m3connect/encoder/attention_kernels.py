@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from m3connect.embeddings import FloatArray, IntArray
-from m3connect.encoder.compiling import (
+from m3connect.compiling.functions import (
     bits_of,
     cast_to,
     chosen_by_type,
@@ -20,8 +19,9 @@ from m3connect.encoder.compiling import (
     rows_of_tile,
     share,
 )
+from m3connect.compiling.tiles import NARROW, narrow_tile
+from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.kernels import Rows
-from m3connect.encoder.tiles import NARROW, narrow_tile
 
 __all__ = ["QUERIES", "attend", "lay_out", "padded_length", "texts_that_fit"]
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from m3connect.compiling.tiles import LANES, NARROW, WIDE
 from m3connect.embeddings import IntArray
 from m3connect.encoder.attention_kernels import QUERIES
 from m3connect.encoder.linear import ROWS_AT_ONCE, to_integers
@@ -28,7 +29,6 @@ from m3connect.encoder.program import (
     program,
 )
 from m3connect.encoder.teams import has_teams, run_in_team
-from m3connect.encoder.tiles import LANES, NARROW, WIDE
 
 __all__ = ["CompiledLayer", "tiled"]
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from m3connect.embeddings import FloatArray, IntArray
-from m3connect.encoder.compiling import (
+from m3connect.compiling.functions import (
     bits_of,
     cast_to,
     chosen_by_type,
@@ -26,8 +25,9 @@ from m3connect.encoder.compiling import (
     rows_of_tile,
     share,
 )
+from m3connect.compiling.tiles import WIDE, wide_tile
+from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.linear import LEVELS
-from m3connect.encoder.tiles import WIDE, wide_tile
 
 __all__ = ["Rows", "activate", "fill", "multiply", "normalize"]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import platform
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import nn
 
+from m3connect.compiling.finding import can_compile
 from m3connect.encoder.attention import blocked_attention, find_packed_attention
 from m3connect.encoder.linear import ROWS_AT_ONCE, CastLinear, Int8Linear, OneDnnLinear, has_int8, has_onednn
 from m3connect.encoder.model import Layer
@@ -132,30 +130,14 @@ def has_tiles(precision: Precision) -> bool:
 
     Where the processor has AMX, oneDNN multiplies all but float32 several times as fast as AVX-512 can.
     """
-    if not has_compiler() or (precision != "float32" and _processor_says("_is_amx_tile_supported")):
-        return False
-    from m3connect.encoder.tiles import can_multiply
-
-    return can_multiply(precision)
+    left_to_onednn = precision != "float32" and _processor_says("_is_amx_tile_supported")
+    return not left_to_onednn and can_compile(precision)
 
 
 def _processor_says(name: str) -> bool:
     """Ask PyTorch, whose names for this are not public."""
     answer: bool = getattr(torch.cpu, name, lambda: False)()
     return answer
-
-
-@cache
-def has_compiler() -> bool:
-    """Whether numba is installed and works; it refuses a newer numpy, for instance."""
-    if find_spec("numba") is None:
-        return False
-    try:
-        importlib.import_module("m3connect.encoder.compiled")
-        return not importlib.import_module("numba").config.DISABLE_JIT
-    except (ImportError, OSError) as error:
-        logger.warning("numba is not used, and encoding is slower without it: %s", error)
-        return False
 
 
 def convert_linear(linear: nn.Linear, precision: Precision, *, gelu: bool = False) -> nn.Module:

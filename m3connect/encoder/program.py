@@ -7,30 +7,24 @@ What is added up, and what flows between layers, is float32.
 
 from __future__ import annotations
 
-import inspect
-import logging
 import threading
 from functools import cache, partial
-from hashlib import sha256
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 from numba import carray, cfunc
 from numba.core import types
-from numba.extending import intrinsic
 
-from m3connect.encoder import attention_kernels, compiling, kernels, linear, tiles
+from m3connect.compiling.functions import FREEDOMS, array_at, inlined, share
+from m3connect.compiling.keeping import compile_and_keep
+from m3connect.compiling.tiles import WIDE
+from m3connect.encoder import attention_kernels, kernels, linear
 from m3connect.encoder.attention_kernels import QUERIES, attend, lay_out, padded_length, texts_that_fit
-from m3connect.encoder.compiling import FREEDOMS, inlined, share
 from m3connect.encoder.kernels import activate, fill, multiply, normalize
 from m3connect.encoder.linear import ROWS_AT_ONCE
 from m3connect.encoder.teams import place_in_team, size_of_team, wait_for_team
-from m3connect.encoder.tiles import WIDE
 
 __all__ = ["LAYER", "LINEARS", "NORMS", "ROOM", "ROOM_AFTER", "ROOM_OF_ATTENTION", "TEXTS", "program"]
-
-logger = logging.getLogger(__name__)
 
 _LINEAR = np.dtype([(name, np.intp) for name in ("inputs", "outputs", "blocks", "offsets", "scales", "bias")])
 """A linear: its shape, and where its arrays are; see `kernels.multiply`."""
@@ -60,32 +54,22 @@ LAYER = np.dtype(
 """A layer, the texts, and the room, in words of 64 bits."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def _pointer(context: object, address: object) -> object:
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        return builder.inttoptr(given[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.intp), generate
-
-
-@inlined
-def _array(address: Any, shape: Any, dtype: Any) -> Any:
-    return carray(_pointer(address), shape, dtype)
-
-
 @inlined
 def _multiply(rows: Any, row_scales: Any, linear: Any, weights: Any, out: Any, thread: Any, threads: Any) -> None:
     groups, step = (linear.outputs + WIDE - 1) // WIDE, 4 // rows.itemsize
-    blocks = _array(linear.blocks, (groups, linear.inputs // step, WIDE, step), weights)
-    offsets = _array(linear.offsets, (groups * WIDE,), np.int32)
-    scales = _array(linear.scales, (groups * WIDE,), np.float32)
-    bias = _array(linear.bias, (groups * WIDE,), np.float32)
+    blocks = array_at(linear.blocks, (groups, linear.inputs // step, WIDE, step), weights)
+    offsets = array_at(linear.offsets, (groups * WIDE,), np.int32)
+    scales = array_at(linear.scales, (groups * WIDE,), np.float32)
+    bias = array_at(linear.bias, (groups * WIDE,), np.float32)
     multiply(rows, row_scales, blocks, offsets, scales, bias, out, thread, threads)
 
 
 @inlined
 def _normalize(product: Any, states: Any, norm: Any, out: Any, first: Any, last: Any) -> None:
-    weight, shift = _array(norm.weight, (out.shape[1],), np.float32), _array(norm.shift, (out.shape[1],), np.float32)
+    weight, shift = (
+        array_at(norm.weight, (out.shape[1],), np.float32),
+        array_at(norm.shift, (out.shape[1],), np.float32),
+    )
     normalize(product[first:last], states[first:last], weight, shift, norm.eps, out[first:last])
 
 
@@ -99,14 +83,14 @@ def _meet(threads: Any) -> None:
 @inlined
 def _attend(layer: Any, qkv: Any, attended: Any, thread: Any, threads: Any) -> None:
     """Attend within all texts: as many at once as there is room for their keys and values."""
-    lengths, heads = _array(layer.lengths, (layer.texts,), np.int64), layer.heads
+    lengths, heads = array_at(layer.lengths, (layer.texts,), np.int64), layer.heads
     width, numbers = qkv.shape[1] // 3 // heads, 4 // qkv.itemsize
     padded_width = padded_length(width)
-    keys = _array(layer.keys, (layer.padded, heads, width // numbers), np.uint32)
-    values = _array(layer.values, (layer.padded, heads, padded_width // numbers), np.uint32)
-    scores = _array(layer.scores, (threads, QUERIES, layer.longest), np.float32)[thread]
-    weights = _array(layer.weights, (threads, QUERIES, layer.longest), qkv.dtype)[thread]
-    sums = _array(layer.sums, (threads, QUERIES, padded_width), np.float32)[thread]
+    keys = array_at(layer.keys, (layer.padded, heads, width // numbers), np.uint32)
+    values = array_at(layer.values, (layer.padded, heads, padded_width // numbers), np.uint32)
+    scores = array_at(layer.scores, (threads, QUERIES, layer.longest), np.float32)[thread]
+    weights = array_at(layer.weights, (threads, QUERIES, layer.longest), qkv.dtype)[thread]
+    sums = array_at(layer.sums, (threads, QUERIES, padded_width), np.float32)[thread]
     text = row = 0
     while text < len(lengths):
         count, tokens = texts_that_fit(lengths[text:], layer.padded)
@@ -122,9 +106,9 @@ def _attend(layer: Any, qkv: Any, attended: Any, thread: Any, threads: Any) -> N
 def _feed_forward(layer: Any, rows: Any, scales: Any, weights: Any, out: Any, thread: Any, threads: Any) -> None:
     """Fill [T, d] with what the feed-forward network makes of rows, some of them at a time."""
     width = layer.intermediate.outputs
-    inner = _array(layer.inner, (ROWS_AT_ONCE, width), np.float32)
-    active = _array(layer.active, (ROWS_AT_ONCE, width), rows.dtype)
-    active_scales = _array(layer.active_scales, (ROWS_AT_ONCE,), np.float32)
+    inner = array_at(layer.inner, (ROWS_AT_ONCE, width), np.float32)
+    active = array_at(layer.active, (ROWS_AT_ONCE, width), rows.dtype)
+    active_scales = array_at(layer.active_scales, (ROWS_AT_ONCE,), np.float32)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, len(rows))
         count = stop - start
@@ -161,10 +145,16 @@ def _program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[An
             thread, threads = place_in_team(), size_of_team()
         d, tokens = layer.qkv.inputs, layer.tokens
         first, last = share(tokens, thread, threads)
-        states, out = _array(layer.states, (tokens, d), np.float32), _array(layer.out, (tokens, d), np.float32)
-        filled, scales = _array(layer.rows, (tokens, d), rows), _array(layer.row_scales, (tokens,), np.float32)
-        qkv, attended = _array(layer.parts, (tokens, 3 * d), attention), _array(layer.attended, (tokens, d), attention)
-        product, middle = _array(layer.product, (tokens, d), np.float32), _array(layer.middle, (tokens, d), np.float32)
+        states, out = array_at(layer.states, (tokens, d), np.float32), array_at(layer.out, (tokens, d), np.float32)
+        filled, scales = array_at(layer.rows, (tokens, d), rows), array_at(layer.row_scales, (tokens,), np.float32)
+        qkv, attended = (
+            array_at(layer.parts, (tokens, 3 * d), attention),
+            array_at(layer.attended, (tokens, d), attention),
+        )
+        product, middle = (
+            array_at(layer.product, (tokens, d), np.float32),
+            array_at(layer.middle, (tokens, d), np.float32),
+        )
 
         fill(states[first:last], filled[first:last], scales[first:last])
         _meet(threads)
@@ -182,30 +172,6 @@ def _program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[An
         _meet(threads)
         _normalize(product, middle, layer.output_norm, out, first, last)
 
-    address: int = _compile(run).address
-    return address
-
-
-def _compile(function: Any) -> Any:
-    """Compile a function as one of C; what comes out is kept on disk if that can be."""
     compile_to_c = partial(cfunc, types.void(types.voidptr), fastmath=FREEDOMS, error_model="numpy")
-    try:
-        function.__qualname__ = f"run_{_fingerprint()}"
-        return compile_to_c(cache=True)(function)
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        logger.warning(
-            "what numba compiled cannot be kept, or read again, and will be compiled anew each time: %s. Name a folder "
-            "of yours in NUMBA_CACHE_DIR, or delete what lies there",
-            error,
-        )
-        return compile_to_c()(function)
-
-
-def _fingerprint() -> str:
-    """Name the sources of all that is compiled: numba keeps it under this name, and looks at this file alone.
-
-    Raises:
-        OSError: there are no sources.
-    """
-    sources = (inspect.getsource(module) for module in (attention_kernels, compiling, kernels, linear, tiles))
-    return sha256("".join(sources).encode()).hexdigest()[:12]
+    address: int = compile_and_keep(run, compile_to_c, attention_kernels, kernels, linear).address
+    return address

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pickle import UnpicklingError
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +28,9 @@ from m3connect.encoder.precision import Precision
 
 numba = pytest.importorskip("numba", reason="needs the extra fast")
 
-from m3connect.encoder import compiled as compiled_module  # noqa: E402  # only where numba is installed
-from m3connect.encoder import kernels, program, teams  # noqa: E402  # as above
+from m3connect.compiling import keeping  # noqa: E402  # only where numba is installed
+from m3connect.encoder import attention_kernels, kernels, linear, program, teams  # noqa: E402  # as above
+from m3connect.encoder import compiled as compiled_module  # noqa: E402  # as above
 from m3connect.encoder.compiled import CompiledLayer  # noqa: E402  # as above
 
 if not precision.has_tiles("float32"):
@@ -67,8 +67,8 @@ def states(tokens: int, hidden: int = 64) -> torch.Tensor:
 def make_layer(**sizes: int) -> Layer:
     torch.manual_seed(0)
     made = Layer(config(**sizes)).eval().requires_grad_(False)
-    for linear in (made.qkv, made.attention_output, made.intermediate, made.output):
-        linear.bias.normal_()
+    for child in (made.qkv, made.attention_output, made.intermediate, made.output):
+        child.bias.normal_()
     return made
 
 
@@ -267,50 +267,11 @@ def test_without_the_instructions_in_numba_nothing_is_compiled(setting: str) -> 
 def test_an_encoder_without_numba_gives_nearly_the_same(name: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Bees make honey.", "", "蜜蜂酿蜜。 " * 40]
     usual = M3Encoder.from_pretrained("m3-mini", precision=name)
-    monkeypatch.setattr(precision, "has_compiler", lambda: False)
+    monkeypatch.setattr(precision, "can_compile", lambda _: False)
     plain = M3Encoder.from_pretrained("m3-mini", precision=name)
     assert [isinstance(made._model.layers[0], CompiledLayer) for made in (usual, plain)] == [True, False]
     compared = agreement(plain.encode(texts, multi_vector=True), usual.encode(texts, multi_vector=True))
     assert min(compared.dense.least, compared.tokens.least) > (0.99999 if name == "float32" else 0.999)
-
-
-def test_a_numba_that_does_not_fit_is_left_out_and_the_log_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(name: Precision) -> None:
-        raise ImportError("Numba needs NumPy 2.4 or less")
-
-    monkeypatch.setattr(precision.importlib, "import_module", refuse)
-    with caplog.at_level(logging.WARNING):
-        assert not precision.has_compiler.__wrapped__()
-    assert "numba is not used, and encoding is slower without it: Numba needs" in caplog.text
-
-
-def test_a_numba_that_may_not_compile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
-    assert not precision.has_compiler.__wrapped__()
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("no locator available"), OSError("disk full"), EOFError(), UnpicklingError()]
-)
-def test_a_layer_compiles_where_nothing_can_be_kept(
-    layer: Layer, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    compiled = program.cfunc(numba.types.void(numba.types.voidptr))(lambda address: None)
-
-    def without_a_cache(*_: object, cache: bool = False, **options: object) -> object:
-        def compile_it(function: object) -> object:
-            if cache:
-                raise error
-            return compiled
-
-        return compile_it
-
-    monkeypatch.setattr(program, "cfunc", without_a_cache)
-    with caplog.at_level(logging.WARNING):
-        assert program._compile(lambda address: None) is compiled
-    assert "Name a folder of yours in NUMBA_CACHE_DIR" in caplog.text
 
 
 def test_without_sources_a_layer_is_compiled_but_not_kept(
@@ -321,37 +282,30 @@ def test_without_sources_a_layer_is_compiled_but_not_kept(
     def refuse(module: object) -> str:
         raise OSError("could not get source code")
 
-    monkeypatch.setattr(program.inspect, "getsource", refuse)
+    monkeypatch.setattr(keeping.inspect, "getsource", refuse)
     program._program.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert torch.equal(run(converted(layer, "float32"), states(5), (5,)), expected)
+        found = run(converted(layer, "float32"), states(5), (5,))
     program._program.cache_clear()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert "could not get source code" in caplog.text
 
 
-@pytest.mark.parametrize("module", ["attention_kernels", "compiling", "kernels", "linear", "tiles"])
-def test_what_is_kept_is_not_taken_for_other_sources(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, getsource = program._fingerprint(), program.inspect.getsource
-    changed = getattr(program, module)
-    monkeypatch.setattr(program.inspect, "getsource", lambda one: getsource(one) + "#" * (one is changed))
-    assert program._fingerprint() != before
-
-
 def test_threads_that_load_at_once_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[object] = []
+    compiled: list[set[object]] = []
 
-    def compile_slowly(function: object) -> object:
+    def compile_slowly(function: object, compile_it: object, *sources: object) -> object:
         time.sleep(0.05)
-        compiled.append(function)
+        compiled.append({*sources})
         return SimpleNamespace(address=7)
 
-    monkeypatch.setattr(program, "_compile", compile_slowly)
+    monkeypatch.setattr(program, "compile_and_keep", compile_slowly)
     program._program.cache_clear()
     kind = np.dtype(np.float32)
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda _: program.program(kind, kind, kind), range(3))) == [7] * 3
     program._program.cache_clear()
-    assert len(compiled) == 1
+    assert compiled == [{attention_kernels, kernels, linear}]
 
 
 def test_a_team_has_as_many_as_were_asked_for() -> None:

@@ -16,7 +16,7 @@ from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-__all__ = ["BFLOAT16", "LANES", "NARROW", "ROWS", "WIDE", "can_multiply", "narrow_tile", "wide_tile"]
+__all__ = ["BFLOAT16", "LANES", "NARROW", "ROWS", "WIDE", "can_multiply", "far_tile", "narrow_tile", "wide_tile"]
 
 ROWS = 6
 """A tile's rows at most: with 4 vectors of columns their sums fill 24 of 32 registers."""
@@ -43,7 +43,7 @@ class _BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
 
 BFLOAT16 = _BFloat16()
 
-_INT32, _FLOAT, _SIZE = ir.IntType(32), ir.FloatType(), ir.IntType(64)
+_BYTE, _INT32, _FLOAT, _SIZE = ir.IntType(8), ir.IntType(32), ir.FloatType(), ir.IntType(64)
 _INTEGERS, _FLOATS = ir.VectorType(_INT32, LANES), ir.VectorType(_FLOAT, LANES)
 
 
@@ -103,12 +103,13 @@ class _Array:
 class _Tile:
     """Writes one tile's instructions."""
 
-    def __init__(self, builder: Any, arrays: dict[str, _Array], places: dict[str, Any], weights: Any, out: Any) -> None:
+    def __init__(self, builder: Any, kinds: dict[str, Any], arrays: dict[str, _Array], places: dict[str, Any]) -> None:
         self._builder, self._arrays, self._places = builder, arrays, places
-        self._kind = _KINDS[weights]
-        self._out = out
+        self._kind = _KINDS[kinds["weights"].dtype]
+        self._is_signed = kinds["rows"].dtype == types.int8
+        self._out = kinds["out"].dtype
 
-    def write(self, rows: int, panels: int) -> None:
+    def write(self, rows: int, panels: int, far: bool) -> None:
         """Multiply `rows` rows with `panels` vectors of columns, finish the sums, and store them."""
         builder, columns = self._builder, range(panels)
         row, to, first, stop = (self._places[name] for name in ("row", "to", "first", "stop"))
@@ -125,10 +126,16 @@ class _Tile:
         factors = [self._load(_plus(builder, at, 4 * LANES * panel), self._kind.numbers) for panel in columns]
         for i in range(rows):
             number = self._load(builder.add(given[i], builder.mul(step, _SIZE(4))), _INT32)
+            if self._is_signed:
+                number = builder.xor(number, _INT32(0x80808080))
             repeated = builder.bitcast(_repeat(builder, number), self._kind.numbers)
             for panel in columns:
                 sums[i][panel].add_incoming(starts[i][panel], before)
                 sums[i][panel].add_incoming(self._kind.dot(builder, sums[i][panel], repeated, factors[panel]), loop)
+        if far:
+            self._fetch(
+                builder.add(self._arrays["rows"].address(_plus(builder, row, rows)), builder.mul(step, _SIZE(4 * rows)))
+            )
         following = builder.add(step, _SIZE(1))
         step.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, stop), loop, after)
@@ -157,7 +164,7 @@ class _Tile:
 
     def _finish(self, sums: Any, row: Any, column: Any) -> Any:
         """Turn sums of integers into what they stand for."""
-        if self._kind.sums is not _INTEGERS:
+        if self._kind.sums is not _INTEGERS or self._out == types.int32:
             return sums
         builder, contract = self._builder, {"flags": ["contract"]}
         scale = _repeat(builder, self._load(self._arrays["row_scales"].address(row), _FLOAT))
@@ -165,6 +172,13 @@ class _Tile:
         values = builder.fmul(values, self._load(self._arrays["scales"].address(column), _FLOATS), **contract)
         bias = self._load(self._arrays["bias"].address(column), _FLOATS)
         return builder.fadd(builder.fmul(values, scale, **contract), bias, **contract)
+
+    def _fetch(self, address: Any) -> None:
+        """Have the processor bring what lies there into its first cache; it may be anywhere, even nowhere."""
+        kinds, to_read, to_keep, data = [_BYTE.as_pointer(), _INT32, _INT32, _INT32], _INT32(0), _INT32(3), _INT32(1)
+        signature = ir.FunctionType(ir.VoidType(), kinds)
+        function = cgutils.get_or_insert_function(self._builder.module, signature, "llvm.prefetch.p0")
+        self._builder.call(function, [self._builder.inttoptr(address, kinds[0]), to_read, to_keep, data])
 
     def _store(self, values: Any, address: Any) -> None:
         if self._out == types.uint16:
@@ -189,7 +203,7 @@ def _repeat(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_INTEGERS, None))
 
 
-def _write(panels: int, context: Any, builder: Any, signature: Any, values: Any) -> Any:
+def _write(panels: int, far: bool, context: Any, builder: Any, signature: Any, values: Any) -> Any:
     """Write a tile for each number of rows, and the choice among them."""
     kinds, given = dict(zip(_NAMES, signature.args, strict=True)), dict(zip(_NAMES, values, strict=True))
     if isinstance(kinds["finish"], types.BaseTuple):  # type: ignore[attr-defined]  # numba has no types
@@ -200,14 +214,14 @@ def _write(panels: int, context: Any, builder: Any, signature: Any, values: Any)
         for name, kind in kinds.items()
         if isinstance(kind, types.Array)
     }
-    tile = _Tile(builder, arrays, given, kinds["weights"].dtype, kinds["out"].dtype)
+    tile = _Tile(builder, kinds, arrays, given)
     done = builder.append_basic_block("done")
     choice = builder.switch(given["count"], done)
     for rows in range(1, ROWS + 1):
         block = builder.append_basic_block(f"rows{rows}")
         choice.add_case(_SIZE(rows), block)
         builder.position_at_end(block)
-        tile.write(rows, panels)
+        tile.write(rows, panels, far)
         builder.branch(done)
     builder.position_at_end(done)
     return context.get_dummy_value()
@@ -216,7 +230,7 @@ def _write(panels: int, context: Any, builder: Any, signature: Any, values: Any)
 _NAMES = ("rows", "row", "column", "count", "weights", "group", "first", "stop", "finish", "out", "to", "at")
 
 
-def _tile_of(columns: int) -> Any:
+def _tile_of(columns: int, *, far: bool = False) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
     def tile(
         context: Any,
@@ -235,21 +249,23 @@ def _tile_of(columns: int) -> Any:
     ) -> Any:
         size = types.intp
         given = (rows, size, size, size, weights, size, size, size, finish, out, size, size)
-        return types.void(*given), partial(_write, columns // LANES)
+        return types.void(*given), partial(_write, columns // LANES, far)
 
     return tile
 
 
-wide_tile, narrow_tile = _tile_of(WIDE), _tile_of(NARROW)
-"""Multiply `count` rows with a group of columns, in kernels alone.
+wide_tile, narrow_tile, far_tile = _tile_of(WIDE), _tile_of(NARROW), _tile_of(NARROW, far=True)
+"""Multiply `count` rows with a group of columns, in kernels alone: 64, 32, or 32 with rows that lie in no cache yet.
+
+While `far_tile` works, the processor fetches as many rows that follow.
 
 Args:
-    rows: [T, inputs] of which `count`, 1 to 6, from `row` are read, each from `column` on. uint8 for weights of int8,
-        bfloat16 as uint16, or float32.
+    rows: [T, inputs] of which `count`, 1 to 6, from `row` are read, each from `column` on. bfloat16 as uint16, or
+        float32, or for weights of int8 uint8; 8-bit integers with a sign are taken as 128 more.
     weights: [groups, steps, columns, numbers of a step], of which `group` is taken, and its steps `first` to `stop`.
         Where `first` is not 0, `out` is float32 and holds the sums of the steps before, and none are of integers.
     finish: None, or four arrays: [columns] int32 that sums of integers begin with, [columns] and [T] float32 that they
         are multiplied with in the end, and [columns] float32, a bias. Other sums need the bias alone.
-    out: [n, columns] float32, or bfloat16 as uint16, filled from row `to` and column `at`. Of a last group that is
-        wider than it, whole vectors of 16 columns are left out.
+    out: [n, columns] float32, or bfloat16 as uint16, or int32 for sums of integers as they are; filled from row `to`
+        and column `at`. Of a last group that is wider than it, whole vectors of 16 columns are left out.
 """

@@ -11,13 +11,15 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 from llvmlite import ir
+from numba import carray
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from m3connect.encoder.tiles import BFLOAT16, ROWS
+from m3connect.compiling.tiles import BFLOAT16, ROWS
 
 __all__ = [
     "FREEDOMS",
+    "array_at",
     "bits_of",
     "cast_to",
     "chosen_by_type",
@@ -58,6 +60,20 @@ def chosen_by_type(choose: Kernel) -> Kernel:
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def _pointer(context: object, address: object) -> object:
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.inttoptr(given[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.intp), generate
+
+
+@inlined
+def array_at(address: Any, shape: Any, dtype: Any) -> Any:
+    """Return the array that lies at an address, row after row."""
+    return carray(_pointer(address), shape, dtype)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # as above
 def float_of(context: object, bits: object) -> object:
     """Read 32 bits as a float."""
     return types.float32(types.uint32), lambda _, builder, __, given: builder.bitcast(given[0], ir.FloatType())
