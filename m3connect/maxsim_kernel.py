@@ -142,7 +142,8 @@ def _tiled(queries: _Array, width: int) -> _Array:
     groups, steps = -(-len(queries) // NARROW), -(-width // numbers)
     padded = np.zeros((groups * NARROW, steps * numbers), queries.dtype)
     padded[: len(queries), : queries.shape[1]] = queries
-    return np.ascontiguousarray(padded.reshape(groups, NARROW, steps, numbers).transpose(0, 2, 1, 3))
+    words = padded.view(np.uint32).reshape(groups, NARROW, steps).transpose(0, 2, 1)
+    return np.ascontiguousarray(words).view(queries.dtype).reshape(groups, steps, NARROW, numbers)
 
 
 @cache

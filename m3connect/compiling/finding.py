@@ -12,6 +12,7 @@ __all__ = ["can_compile", "has_compiler"]
 logger = logging.getLogger(__name__)
 
 
+@cache
 def can_compile(precision: str) -> bool:
     """Whether products of float32, bfloat16 or int8 can be compiled for this processor; loads numba."""
     if not has_compiler():
