@@ -15,7 +15,8 @@ from numba import carray
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from m3connect.compiling.tiles import BFLOAT16, ROWS
+from m3connect.compiling.tiles import ROWS
+from m3connect.compiling.vectors import BFLOAT16
 
 __all__ = [
     "FREEDOMS",
@@ -121,11 +122,11 @@ def exp2(x: Any) -> Any:
     x = max(x, np.float32(-100))
     whole = np.int32(x - np.float32(0.5))
     rest = x - np.float32(whole)
-    power = np.float32(1.3333558e-3)
-    power = power * rest + np.float32(9.618129e-3)
-    power = power * rest + np.float32(5.5504109e-2)
-    power = power * rest + np.float32(2.4022651e-1)
-    power = power * rest + np.float32(6.9314718e-1)
+    power = np.float32(1.327647e-3)
+    power = power * rest + np.float32(9.675541e-3)
+    power = power * rest + np.float32(5.5507131e-2)
+    power = power * rest + np.float32(2.402212e-1)
+    power = power * rest + np.float32(6.9314694e-1)
     power = power * rest + np.float32(1)
     return power * float_of(np.uint32(whole + np.int32(127)) << np.uint32(23))
 

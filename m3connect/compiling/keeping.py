@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
-from m3connect.compiling import functions, tiles
+from m3connect.compiling import functions, tiles, vectors
 
 __all__ = ["compile_and_keep", "fingerprint"]
 
@@ -46,4 +46,4 @@ def fingerprint(*sources: ModuleType) -> str:
     Raises:
         OSError: there are no sources.
     """
-    return sha256("".join(map(inspect.getsource, (functions, tiles, *sources))).encode()).hexdigest()[:12]
+    return sha256("".join(map(inspect.getsource, (functions, tiles, vectors, *sources))).encode()).hexdigest()[:12]

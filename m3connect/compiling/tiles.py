@@ -16,35 +16,29 @@ from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-__all__ = ["BFLOAT16", "LANES", "NARROW", "ROWS", "WIDE", "can_multiply", "far_tile", "narrow_tile", "wide_tile"]
+from m3connect.compiling.vectors import (
+    BFLOAT16,
+    BYTE,
+    FLOAT,
+    FLOATS,
+    INT32,
+    INTEGERS,
+    LANES,
+    SIZE,
+    Array,
+    load,
+    plus,
+    repeat,
+    store,
+)
+
+__all__ = ["NARROW", "ROWS", "WIDE", "can_multiply", "far_tile", "narrow_tile", "wide_tile"]
 
 ROWS = 6
 """A tile's rows at most: with 4 vectors of columns their sums fill 24 of 32 registers."""
 
 WIDE, NARROW = 64, 32
 """Columns of a group of weights."""
-
-LANES = 16
-"""Columns of a vector: numbers of 32 bits in a register."""
-
-
-class _BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
-    """LLVM's type, which llvmlite lacks."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat16)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat16)
-
-
-BFLOAT16 = _BFloat16()
-
-_BYTE, _INT32, _FLOAT, _SIZE = ir.IntType(8), ir.IntType(32), ir.FloatType(), ir.IntType(64)
-_INTEGERS, _FLOATS = ir.VectorType(_INT32, LANES), ir.VectorType(_FLOAT, LANES)
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,9 @@ class _Kind:
 
 
 _KINDS = {
-    types.int8: _Kind("llvm.x86.avx512.vpdpbusd.512", _INTEGERS, ir.VectorType(ir.IntType(8), 4 * LANES)),
-    types.uint16: _Kind("llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, ir.VectorType(BFLOAT16, 2 * LANES)),
-    types.float32: _Kind("llvm.fma.v16f32", _FLOATS, _FLOATS, sums_first=False),
+    types.int8: _Kind("llvm.x86.avx512.vpdpbusd.512", INTEGERS, ir.VectorType(ir.IntType(8), 4 * LANES)),
+    types.uint16: _Kind("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, ir.VectorType(BFLOAT16, 2 * LANES)),
+    types.float32: _Kind("llvm.fma.v16f32", FLOATS, FLOATS, sums_first=False),
 }
 
 
@@ -82,28 +76,10 @@ def can_multiply(precision: str) -> bool:
     return _FEATURES[precision] <= {feature.removeprefix("+") for feature in features.split(",")}
 
 
-class _Array:
-    """An array of a kernel, at a place within it."""
-
-    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
-        self._builder = builder
-        array = context.make_array(kind)(context, builder, value)
-        self.shape = cgutils.unpack_tuple(builder, array.shape)
-        self._strides = cgutils.unpack_tuple(builder, array.strides)
-        self._data = builder.ptrtoint(array.data, _SIZE)
-
-    def address(self, *indices: Any) -> Any:
-        """Return where an element lies, as a number; missing indices are 0."""
-        address = self._data
-        for index, stride in zip(indices, self._strides, strict=False):
-            address = self._builder.add(address, self._builder.mul(index, stride))
-        return address
-
-
 class _Tile:
     """Writes one tile's instructions."""
 
-    def __init__(self, builder: Any, kinds: dict[str, Any], arrays: dict[str, _Array], places: dict[str, Any]) -> None:
+    def __init__(self, builder: Any, kinds: dict[str, Any], arrays: dict[str, Array], places: dict[str, Any]) -> None:
         self._builder, self._arrays, self._places = builder, arrays, places
         self._kind = _KINDS[kinds["weights"].dtype]
         self._is_signed = kinds["rows"].dtype == types.int8
@@ -113,94 +89,72 @@ class _Tile:
         """Multiply `rows` rows with `panels` vectors of columns, finish the sums, and store them."""
         builder, columns = self._builder, range(panels)
         row, to, first, stop = (self._places[name] for name in ("row", "to", "first", "stop"))
-        given = [self._arrays["rows"].address(_plus(builder, row, i), self._places["column"]) for i in range(rows)]
-        starts = [[self._start(_plus(builder, to, i), panel) for panel in columns] for i in range(rows)]
+        given = [self._arrays["rows"].address(plus(builder, row, i), self._places["column"]) for i in range(rows)]
+        starts = [[self._start(plus(builder, to, i), panel) for panel in columns] for i in range(rows)]
         before, loop, after = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("sums")
         builder.branch(loop)
 
         builder.position_at_end(loop)
-        step = builder.phi(_SIZE)
+        step = builder.phi(SIZE)
         step.add_incoming(first, before)
         sums = [[builder.phi(self._kind.sums) for _ in columns] for _ in range(rows)]
         at = self._arrays["weights"].address(self._places["group"], step)
-        factors = [self._load(_plus(builder, at, 4 * LANES * panel), self._kind.numbers) for panel in columns]
+        factors = [load(builder, plus(builder, at, 4 * LANES * panel), self._kind.numbers) for panel in columns]
         for i in range(rows):
-            number = self._load(builder.add(given[i], builder.mul(step, _SIZE(4))), _INT32)
+            number = load(builder, builder.add(given[i], builder.mul(step, SIZE(4))), INT32)
             if self._is_signed:
-                number = builder.xor(number, _INT32(0x80808080))
-            repeated = builder.bitcast(_repeat(builder, number), self._kind.numbers)
+                number = builder.xor(number, INT32(0x80808080))
+            repeated = builder.bitcast(repeat(builder, number), self._kind.numbers)
             for panel in columns:
                 sums[i][panel].add_incoming(starts[i][panel], before)
                 sums[i][panel].add_incoming(self._kind.dot(builder, sums[i][panel], repeated, factors[panel]), loop)
         if far:
             self._fetch(
-                builder.add(self._arrays["rows"].address(_plus(builder, row, rows)), builder.mul(step, _SIZE(4 * rows)))
+                builder.add(self._arrays["rows"].address(plus(builder, row, rows)), builder.mul(step, SIZE(4 * rows)))
             )
-        following = builder.add(step, _SIZE(1))
+        following = builder.add(step, SIZE(1))
         step.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, stop), loop, after)
 
         builder.position_at_end(after)
         results = [[sums[i][panel].incomings[1][0] for panel in columns] for i in range(rows)]
         for panel in columns:
-            column = _plus(builder, self._places["at"], LANES * panel)
+            column = plus(builder, self._places["at"], LANES * panel)
             with builder.if_then(builder.icmp_signed("<", column, self._arrays["out"].shape[1])):
                 for i in range(rows):
-                    value = self._finish(results[i][panel], _plus(builder, row, i), column)
-                    self._store(value, self._arrays["out"].address(_plus(builder, to, i), column))
+                    value = self._finish(results[i][panel], plus(builder, row, i), column)
+                    store(builder, value, self._out, self._arrays["out"].address(plus(builder, to, i), column))
 
     def _start(self, to: Any, panel: int) -> Any:
         """Return what sums begin with: offsets or a bias, or what the steps before left in a row of `out`."""
-        integers = self._kind.sums is _INTEGERS
+        integers = self._kind.sums is INTEGERS
         name = "offsets" if integers else "bias"
         if name not in self._arrays:
             return ir.Constant(self._kind.sums, None)
-        column = _plus(self._builder, self._places["at"], LANES * panel)
+        column = plus(self._builder, self._places["at"], LANES * panel)
         address = self._arrays[name].address(column)
         if not integers and self._out == types.float32:
-            is_first = self._builder.icmp_signed("==", self._places["first"], _SIZE(0))
+            is_first = self._builder.icmp_signed("==", self._places["first"], SIZE(0))
             address = self._builder.select(is_first, address, self._arrays["out"].address(to, column))
-        return self._load(address, self._kind.sums)
+        return load(self._builder, address, self._kind.sums)
 
     def _finish(self, sums: Any, row: Any, column: Any) -> Any:
         """Turn sums of integers into what they stand for."""
-        if self._kind.sums is not _INTEGERS or self._out == types.int32:
+        if self._kind.sums is not INTEGERS or self._out == types.int32:
             return sums
         builder, contract = self._builder, {"flags": ["contract"]}
-        scale = _repeat(builder, self._load(self._arrays["row_scales"].address(row), _FLOAT))
-        values = builder.sitofp(sums, _FLOATS)
-        values = builder.fmul(values, self._load(self._arrays["scales"].address(column), _FLOATS), **contract)
-        bias = self._load(self._arrays["bias"].address(column), _FLOATS)
+        scale = repeat(builder, load(builder, self._arrays["row_scales"].address(row), FLOAT))
+        values = builder.sitofp(sums, FLOATS)
+        values = builder.fmul(values, load(builder, self._arrays["scales"].address(column), FLOATS), **contract)
+        bias = load(builder, self._arrays["bias"].address(column), FLOATS)
         return builder.fadd(builder.fmul(values, scale, **contract), bias, **contract)
 
     def _fetch(self, address: Any) -> None:
         """Have the processor bring what lies there into its first cache; it may be anywhere, even nowhere."""
-        kinds, to_read, to_keep, data = [_BYTE.as_pointer(), _INT32, _INT32, _INT32], _INT32(0), _INT32(3), _INT32(1)
+        kinds, to_read, to_keep, data = [BYTE.as_pointer(), INT32, INT32, INT32], INT32(0), INT32(3), INT32(1)
         signature = ir.FunctionType(ir.VoidType(), kinds)
         function = cgutils.get_or_insert_function(self._builder.module, signature, "llvm.prefetch.p0")
         self._builder.call(function, [self._builder.inttoptr(address, kinds[0]), to_read, to_keep, data])
-
-    def _store(self, values: Any, address: Any) -> None:
-        if self._out == types.uint16:
-            values = self._builder.fptrunc(values, ir.VectorType(BFLOAT16, LANES))
-        pointer = self._builder.inttoptr(address, values.type.as_pointer())
-        self._builder.store(values, pointer).align = 2
-
-    def _load(self, address: Any, kind: Any) -> Any:
-        loaded = self._builder.load(self._builder.inttoptr(address, kind.as_pointer()))
-        loaded.align = 1
-        return loaded
-
-
-def _plus(builder: Any, value: Any, number: int) -> Any:
-    return builder.add(value, _SIZE(number))
-
-
-def _repeat(builder: Any, number: Any) -> Any:
-    """Return a vector that holds one number 16 times."""
-    vector = ir.VectorType(number.type, LANES)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT32(0))
-    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_INTEGERS, None))
 
 
 def _write(panels: int, far: bool, context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -210,7 +164,7 @@ def _write(panels: int, far: bool, context: Any, builder: Any, signature: Any, v
         for i, name in enumerate(("offsets", "scales", "row_scales", "bias")):
             kinds[name], given[name] = kinds["finish"][i], builder.extract_value(given["finish"], i)
     arrays = {
-        name: _Array(context, builder, kind, given[name])
+        name: Array(context, builder, kind, given[name])
         for name, kind in kinds.items()
         if isinstance(kind, types.Array)
     }
@@ -219,7 +173,7 @@ def _write(panels: int, far: bool, context: Any, builder: Any, signature: Any, v
     choice = builder.switch(given["count"], done)
     for rows in range(1, ROWS + 1):
         block = builder.append_basic_block(f"rows{rows}")
-        choice.add_case(_SIZE(rows), block)
+        choice.add_case(SIZE(rows), block)
         builder.position_at_end(block)
         tile.write(rows, panels, far)
         builder.branch(done)

@@ -12,8 +12,6 @@ from m3connect.compiling.functions import (
     bits_of,
     cast_to,
     chosen_by_type,
-    exp2,
-    float_of,
     inlined,
     kernel,
     rows_of_tile,
@@ -22,6 +20,7 @@ from m3connect.compiling.functions import (
 from m3connect.compiling.tiles import NARROW, narrow_tile
 from m3connect.embeddings import FloatArray, IntArray
 from m3connect.encoder.kernels import Rows
+from m3connect.encoder.softmax import softmax
 
 __all__ = ["QUERIES", "attend", "lay_out", "padded_length", "texts_that_fit"]
 
@@ -168,6 +167,7 @@ def attend(
         threads: how many shares there are.
     """
     heads, width = keys.shape[1], keys.shape[2] * _step(qkv)
+    factor = np.float32(1.44269504) / np.sqrt(np.float32(width))  # exp(x) is 2**(1.44 * x)
     row = place = unit = 0
     for length in lengths:
         padded = padded_length(length)
@@ -180,7 +180,7 @@ def attend(
                     count, at = min(QUERIES, length - first), head * width
                     _score(qkv, row + first, at, count, of_keys, scores)
                     for i in range(count):  # no score of the row is needed afterwards
-                        scores[i, 0] = _softmax(scores[i], weights[i], length, padded, width)
+                        scores[i, 0] = softmax(scores, weights, i, length, padded, factor)
                     _weigh(weights, count, of_values, sums)
                     for i in range(count):
                         inverse = np.float32(1) / scores[i, 0]
@@ -216,26 +216,3 @@ def _weigh(weights: Any, count: Any, values: Any, sums: Any) -> None:
             rows = rows_of_tile(count - i)
             narrow_tile(weights, i, 0, rows, values, group, 0, values.shape[1], None, sums, i, group * NARROW)
             i += rows
-
-
-@inlined
-def _softmax(scores: Any, weights: Any, length: Any, padded: Any, width: Any) -> Any:
-    """Turn a row of scores into weights, and return what they have to be divided by.
-
-    Those after the text's end become as good as 0, and values there are exactly 0.
-    """
-    factor = np.float32(1.44269504) / np.sqrt(np.float32(width))  # exp(x) is 2**(1.44 * x)
-    for j in range(length, padded):
-        scores[j] = -np.inf
-    largest = np.int32(-0x7FFFFFFF)  # floats as integers in the same order: they are compared in parallel
-    for j in range(padded):
-        bits = np.int32(bits_of(scores[j]))
-        largest = max(largest, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    largest ^= (largest >> np.int32(31)) & np.int32(0x7FFFFFFF)
-    offset = float_of(np.uint32(largest))
-    total = np.float32(0)
-    for j in range(padded):
-        weight = exp2((scores[j] - offset) * factor)
-        weights[j] = cast_to(weights, weight)
-        total += weight
-    return total

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m3connect.compiling.tiles import LANES, NARROW, WIDE
+from m3connect.compiling.tiles import NARROW, WIDE
+from m3connect.compiling.vectors import LANES
 from m3connect.embeddings import IntArray
 from m3connect.encoder.attention_kernels import QUERIES
 from m3connect.encoder.linear import ROWS_AT_ONCE, to_integers

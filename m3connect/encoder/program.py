@@ -18,7 +18,7 @@ from numba.core import types
 from m3connect.compiling.functions import FREEDOMS, array_at, inlined, share
 from m3connect.compiling.keeping import compile_and_keep
 from m3connect.compiling.tiles import WIDE
-from m3connect.encoder import attention_kernels, kernels, linear
+from m3connect.encoder import attention_kernels, kernels, linear, softmax
 from m3connect.encoder.attention_kernels import QUERIES, attend, lay_out, padded_length, texts_that_fit
 from m3connect.encoder.kernels import activate, fill, multiply, normalize
 from m3connect.encoder.linear import ROWS_AT_ONCE
@@ -173,5 +173,5 @@ def _program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[An
         _normalize(product, middle, layer.output_norm, out, first, last)
 
     compile_to_c = partial(cfunc, types.void(types.voidptr), fastmath=FREEDOMS, error_model="numpy")
-    address: int = compile_and_keep(run, compile_to_c, attention_kernels, kernels, linear).address
+    address: int = compile_and_keep(run, compile_to_c, attention_kernels, kernels, linear, softmax).address
     return address

@@ -28,9 +28,11 @@ from m3connect.encoder.precision import Precision
 
 numba = pytest.importorskip("numba", reason="needs the extra fast")
 
-from m3connect.compiling import keeping  # noqa: E402  # only where numba is installed
+from m3connect.compiling import functions as compiling  # noqa: E402  # only where numba is installed
+from m3connect.compiling import keeping  # noqa: E402  # as above
 from m3connect.encoder import attention_kernels, kernels, linear, program, teams  # noqa: E402  # as above
 from m3connect.encoder import compiled as compiled_module  # noqa: E402  # as above
+from m3connect.encoder import softmax as softmax_module  # noqa: E402  # as above
 from m3connect.encoder.compiled import CompiledLayer  # noqa: E402  # as above
 
 if not precision.has_tiles("float32"):
@@ -54,6 +56,10 @@ def config(hidden: int = 64, heads: int = HEADS, inner: int = 256) -> Any:
 
 def narrow(rows: np.ndarray) -> np.ndarray:
     return torch.from_numpy(rows).bfloat16().view(torch.uint16).numpy()
+
+
+def widen(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -305,7 +311,7 @@ def test_threads_that_load_at_once_compile_once(monkeypatch: pytest.MonkeyPatch)
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda _: program.program(kind, kind, kind), range(3))) == [7] * 3
     program._program.cache_clear()
-    assert compiled == [{attention_kernels, kernels, linear}]
+    assert compiled == [{attention_kernels, kernels, linear, softmax_module}]
 
 
 def test_a_team_has_as_many_as_were_asked_for() -> None:
@@ -363,6 +369,33 @@ def test_what_is_no_number_stays_visible(layer: Layer, name: Precision, number: 
     assert found[:length].isnan().all(1).any()
     assert found[0].isnan().any(), "the others of its text attend to it"
     assert found[length:].isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "off"), [("float32", 1e-6), ("uint16", 5e-3)])
+@pytest.mark.parametrize("length", [1, 16, 31, 32, 33, 90, 512])
+def test_softmax_of_a_row_is_that_of_its_scores(length: int, kind: str, off: float) -> None:
+    @compiling.kernel
+    def weigh(scores: Any, weights: Any, length: int, padded: int, factor: Any, sums: Any) -> None:
+        for i in range(len(scores)):
+            sums[i] = softmax_module.softmax(scores, weights, i, length, padded, factor)
+
+    padded = -(-length // 32) * 32
+    scores, sums = 9 * draw(7, padded + 32), np.zeros(7, np.float32)
+    scores[1], scores[2], scores[3, 0], scores[4, length - 1] = 50, -1e6, 1e30, np.nan
+    scores[5, :length] = np.linspace(0, -500, length)
+    scores[:, length:] = 1e9
+    before, weights = scores.copy(), np.full(scores.shape, 7, kind)
+    weigh(scores, weights, length, padded, np.float32(1.44269504), sums)
+    found = widen(weights) if kind == "uint16" else weights
+    exact = np.exp(scores[:, :length].astype(np.float64) - scores[:, :length].max(1, keepdims=True))
+    kept = exact > 1e-29
+    np.testing.assert_allclose(found[:, :length][kept], exact[kept], rtol=off + 3e-6)
+    np.testing.assert_allclose(sums[[0, 1, 2, 3, 5, 6]], exact.sum(1)[[0, 1, 2, 3, 5, 6]], rtol=off / 5 + 3e-6)
+    assert np.isnan(sums[4])
+    assert np.isnan(found[4, length - 1])
+    assert (found[[0, 1, 2, 3, 5, 6], length:padded] < 1e-29).all()
+    assert (weights[:, padded:] == 7).all()
+    np.testing.assert_array_equal(scores, before)
 
 
 def test_rows_of_bfloat16_are_rounded_as_torch_rounds_them() -> None:
