@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -70,9 +70,11 @@ def mean_maxsims(queries: Sequence[FloatArray], documents: Matrices | DeviceRows
 def _best_products(queries: FloatArray, documents: Matrices, lengths: IntArray) -> FloatArray:
     """For each document and query token the largest product, [n, m], without the documents' scales."""
     queries = np.asarray(queries, np.float32)
-    _check_widths(queries, documents)
+    _check_shapes(queries, documents)
+    if not queries.shape[1]:
+        return np.zeros((len(lengths), len(queries)), np.float32)
     compiled = _find_compiled(documents)
-    if isinstance(documents, TokenRows) and documents.encoding != "float16":
+    if _holds_codes(documents):
         make = compiled or find_integer_maxima(documents.dim)
         if make is not None:
             return _best_products_of_codes(make, queries, documents, lengths)
@@ -80,13 +82,17 @@ def _best_products(queries: FloatArray, documents: Matrices, lengths: IntArray) 
     return _segment_maxima(partial(compiled or float_maxima, queries, documents), lengths, threads, rows=_ROWS)
 
 
-def _check_widths(queries: FloatArray, documents: Matrices) -> None:
-    """Refuse what has no inner product; compiled functions would read what is not theirs."""
-    for width in {documents.dim} if isinstance(documents, TokenRows) else {rows.shape[1] for rows in documents}:
-        if queries.shape[1] != width:
-            raise ValueError(
-                f"the query's token vectors have dimension {queries.shape[1]}, the documents' have {width}"
-            )
+def _check_shapes(queries: FloatArray, documents: Matrices) -> None:
+    """Refuse what has no inner product; a compiled function would read what is not theirs."""
+    shapes = {(documents.dim,)} if isinstance(documents, TokenRows) else {rows.shape[1:] for rows in documents}
+    for shape in shapes - {queries.shape[1:]}:
+        given, found = (" x ".join(map(str, one)) for one in (queries.shape[1:], shape))
+        raise ValueError(f"the query's token vectors have dimension {given}, the documents' have {found}")
+
+
+def _holds_codes(documents: Matrices) -> TypeGuard[TokenRows]:
+    """Whether documents are kept as integers, which are multiplied as they are."""
+    return isinstance(documents, TokenRows) and documents.encoding != "float16"
 
 
 def _best_products_of_codes(
@@ -105,8 +111,9 @@ def _find_compiled(documents: Matrices) -> MakeMaxima | None:
     """Return what numba compiles for documents in this form, if it can.
 
     Numba takes a while to load. So floats wait until PyTorch is there, which makes sure that more is done than scoring.
+    Integers are compiled where the processor has AMX too: nobody has measured yet whether oneDNN is faster there.
     """
-    integers = isinstance(documents, TokenRows) and documents.encoding != "float16"
+    integers = _holds_codes(documents)
     if not (integers or "torch" in sys.modules) or not can_compile("int8" if integers else "float32"):
         return None
     from m3connect.maxsim_kernel import compiled_maxima, fits

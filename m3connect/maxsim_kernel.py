@@ -1,7 +1,8 @@
 """MaxSim's products as a compiled function: tokens are read where they lie, and only the largest products written.
 
-A document's tokens are multiplied with all query tokens a few rows at a time, and what comes out is compared at once;
-nothing is copied but rows that have to be decoded, and those stay in the processor's first cache.
+A document's tokens are multiplied with all query tokens a few rows at a time, and what comes out is compared at once.
+Nothing is copied but signs, a few rows of which become bytes that stay in the core's caches. float16 is left to
+PyTorch, which decodes it faster.
 """
 
 from __future__ import annotations
@@ -13,40 +14,32 @@ from typing import Any, TypeAlias
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 
 from m3connect.compiling.functions import FREEDOMS, array_at, chosen_by_type, kernel, rows_of_tile
-from m3connect.compiling.keeping import compile_and_keep
+from m3connect.compiling.keeping import compile_and_keep, compiling
 from m3connect.compiling.tiles import NARROW, ROWS, far_tile
 from m3connect.maxsim_products import Block, Matrices, Maxima
 from m3connect.token_rows import TokenRows
 
-__all__ = ["compiled_maxima", "fits"]
+__all__ = ["compiled_maxima", "fits", "kernel_of"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
-_DTYPES = {"float32": np.float32, "float16": np.uint16, "int8": np.int8, "1-bit": np.uint8}
-"""What rows are read as: numpy's halves are not known to numba."""
+_TYPES = {
+    "float32": (np.float32, types.float32, types.float32),
+    "int8": (np.int8, types.int8, types.int32),
+    "1-bit": (np.uint8, types.int8, types.int32),
+}
+"""What rows are read as, what they are multiplied with, and what comes out."""
 
 _ROWS_OF_BLOCK = 48
 """Rows that are multiplied with a group of query tokens before the next group's turn: both fit into a core's caches."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def _float_of_half(context: object, bits: object) -> object:
-    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
-        return builder.fpext(builder.bitcast(given[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
 @chosen_by_type
 def _room_for(rows: Any) -> Any:
-    """Return where a block of rows is decoded to, or the rows if they need not be."""
-    if rows.dtype == types.uint16:
-        return lambda rows: np.empty((_ROWS_OF_BLOCK, rows.shape[1]), np.float32)
+    """Return where a block of signs is decoded to, or the rows that need not be."""
     if rows.dtype == types.uint8:
         return lambda rows: np.empty((_ROWS_OF_BLOCK, 8 * rows.shape[1]), np.uint8)
     return lambda rows: rows
@@ -55,21 +48,10 @@ def _room_for(rows: Any) -> Any:
 @chosen_by_type
 def _decode(rows: Any, start: Any, stop: Any, room: Any) -> Any:
     """Decode rows, if they need it, and return which of `room` is their first."""
-    if rows.dtype == types.uint16:
-        return _decode_halves
-    if rows.dtype == types.uint8:
-        return _decode_bits
-    return lambda rows, start, stop, room: start
+    return _decode_signs if rows.dtype == types.uint8 else (lambda rows, start, stop, room: start)
 
 
-def _decode_halves(rows: Any, start: Any, stop: Any, room: Any) -> Any:
-    for i in range(start, stop):
-        for j in range(rows.shape[1]):
-            room[i - start, j] = _float_of_half(rows[i, j])
-    return 0
-
-
-def _decode_bits(rows: Any, start: Any, stop: Any, room: Any) -> Any:
+def _decode_signs(rows: Any, start: Any, stop: Any, room: Any) -> Any:
     words = room.view(np.uint64)
     for i in range(start, stop):
         for j in range(rows.shape[1]):
@@ -99,25 +81,26 @@ def _raise_best(rows: _Array, weights: _Array, best: _Array) -> None:
 
 
 def fits(documents: Matrices) -> bool:
-    """Whether rows can be read in words of 32 bits."""
-    return not (isinstance(documents, TokenRows) and documents.encoding == "int8" and documents.dim % 4)
+    """Whether rows come in words of 32 bits, and in a form that is compiled."""
+    if not isinstance(documents, TokenRows):
+        return True
+    return documents.encoding == "1-bit" or (documents.encoding == "int8" and documents.dim % 4 == 0)
 
 
 def compiled_maxima(queries: _Array, documents: Matrices) -> Maxima:
-    """Multiply query tokens [m, d] with documents that all have tokens: float32 with floats, int8 with other codes."""
-    stored = documents if isinstance(documents, TokenRows) else None
-    width = stored.codes.shape[1] if stored else queries.shape[1]
-    run = _kernel_of(stored.encoding if stored else "float32")
-    weights = _tiled(queries, 8 * width if stored and stored.encoding == "1-bit" else width)
-    least = np.iinfo(np.int32).min if queries.dtype == np.int8 else -np.inf
-    more = 128 * queries.sum(axis=1, dtype=np.int32) if stored and stored.encoding == "int8" else 0
+    """Multiply query tokens [m, d] with documents that fit: float32 with floats, codes of int8 with codes."""
+    encoding = documents.encoding if isinstance(documents, TokenRows) else "float32"
+    width = documents.codes.shape[1] if isinstance(documents, TokenRows) else queries.shape[1]
+    run = kernel_of(encoding)
+    weights = _tiled(queries, 8 * width if encoding == "1-bit" else width)
+    dtype, least = (np.float32, -np.inf) if encoding == "float32" else (np.int32, np.iinfo(np.int32).min)
+    raised_by = 128 * queries.sum(axis=1, dtype=np.int32)  # tiles take codes of int8 as 128 more
 
     def maxima(block: Block) -> _Array:
-        rows, addresses = _rows_of(block, documents)
-        best = np.full((len(addresses), len(queries)), least, np.int32 if queries.dtype == np.int8 else np.float32)
+        _rows, addresses = _rows_of(block, documents)  # nobody else may have these rows
+        best = np.full((len(addresses), len(queries)), least, dtype)
         run(addresses, block.lengths, width, weights, best)
-        del rows  # not before: nobody else may have them
-        return best - more
+        return best - raised_by if encoding == "int8" else best
 
     return maxima
 
@@ -139,18 +122,22 @@ def _rows_of(block: Block, documents: Matrices) -> tuple[object, _Array]:
 def _tiled(queries: _Array, width: int) -> _Array:
     """Lay out [m, d] query tokens as tiles take weights, with zeros for what documents' rows have more."""
     numbers = 4 // queries.itemsize
-    groups, steps = -(-len(queries) // NARROW), -(-width // numbers)
+    groups, steps = -(-len(queries) // NARROW), width // numbers
     padded = np.zeros((groups * NARROW, steps * numbers), queries.dtype)
     padded[: len(queries), : queries.shape[1]] = queries
     words = padded.view(np.uint32).reshape(groups, NARROW, steps).transpose(0, 2, 1)
     return np.ascontiguousarray(words).view(queries.dtype).reshape(groups, steps, NARROW, numbers)
 
 
+def kernel_of(encoding: str) -> Callable[..., None]:
+    """Compile the function for float32, int8 or 1-bit, or find it on disk."""
+    with compiling:
+        return _kernel_of(encoding)
+
+
 @cache
 def _kernel_of(encoding: str) -> Callable[..., None]:
-    """Compile the function for float32 or an encoding of `TokenRows`, or find it on disk."""
-    dtype, is_float = _DTYPES[encoding], encoding in ("float32", "float16")
-    weights, best = (types.float32, types.float32) if is_float else (types.int8, types.int32)
+    dtype, weights, best = _TYPES[encoding]
 
     def take_best(addresses: Any, lengths: Any, width: Any, weights: Any, best: Any) -> None:
         for i in range(len(addresses)):

@@ -63,7 +63,7 @@ It may have a buffer of its own, so each thread needs one.
 """
 
 MakeMaxima: TypeAlias = Callable[[_Array, Matrices], Maxima]
-"""Takes query tokens [m, d], float32 or codes of int8, and documents that all have tokens."""
+"""Takes query tokens [m, d], float32 or codes of int8, and documents; arrays without tokens are left out."""
 
 _Product: TypeAlias = Callable[[int, int], _Array]
 """Inner products [stop - start, m] of the document tokens from start to stop with m query tokens."""

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,6 @@ def choose(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
             pytest.skip("needs the extra fast, and AVX-512 with VNNI")
         pytest.importorskip("torch")  # floats are compiled where it is loaded
         monkeypatch.setattr(maxsim, "find_integer_maxima", None)
-        monkeypatch.setattr(maxsim, "float_maxima", None)
         return
     monkeypatch.setattr(maxsim, "can_compile", lambda _: False)
     if engine == "numpy":
@@ -63,7 +63,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.mark.parametrize("engine", [*ENGINES, "any"])
 @settings(deadline=None, derandomize=True, database=None, max_examples=30)
-@given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 12), max_size=8), st.integers(1, 20))
+@given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 40), max_size=8), st.integers(1, 20))
 def test_every_path_scores_as_defined(engine: str, queries: list[int], documents: list[int], dim: int) -> None:
     if engine == "compiled":
         dim *= 4
@@ -197,6 +197,44 @@ def test_arrays_in_any_form_are_scored(engine: str) -> None:
         np.pad(documents[2], ((0, 0), (3, 5)))[:, 3:-5],
     ]
     np.testing.assert_allclose(scoring.multi_vector(query, forms), expected(query, documents), atol=1e-5)
+    for encoding in ENCODINGS:
+        rows = encode_rows(documents, encoding)
+        turned = replace(rows, codes=np.asfortranarray(rows.codes))
+        np.testing.assert_allclose(scoring.multi_vector(query, turned), scoring.multi_vector(query, rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", [None, *ENCODINGS])
+def test_vectors_without_dimensions_have_nothing_in_common(engine: str, encoding: Encoding | None) -> None:
+    documents = [np.zeros((n, 0), np.float32) for n in (2, 0, 5)]
+    rows = documents if encoding is None else encode_rows(documents, encoding)
+    assert scoring.multi_vector([np.zeros((3, 0), np.float32)], rows).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(40, 8, 0), (4, 8, 2), (4,)])
+def test_documents_that_are_no_matrices_are_refused(engine: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="have dimension 8, the documents' have"):
+        scoring.multi_vector(texts([3], 8), [*texts([3], 8), np.zeros(shape, np.float32)])
+
+
+def test_what_is_infinitely_far_away_stays_so(engine: str) -> None:
+    document = np.array([[-np.inf, 0, 0, 0]], np.float32)
+    assert scoring.multi_vector([np.ones((1, 4), np.float32)], [document])[0, 0] == -np.inf
+
+
+def test_what_can_be_compiled_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose("compiled", monkeypatch)
+    documents = texts([3])
+    found = {encoding: maxsim._find_compiled(encode_rows(documents, encoding)) is not None for encoding in ENCODINGS}
+    assert found == {"float16": False, "int8": True, "1-bit": True}
+    assert maxsim._find_compiled(documents) is not None
+
+
+@pytest.mark.parametrize(("dim", "integers"), [(6, False), (8, True)])
+def test_rows_that_end_within_a_word_are_not_read_in_words(dim: int, integers: bool) -> None:
+    kernel = pytest.importorskip("m3connect.maxsim_kernel")
+    found = {encoding: kernel.fits(encode_rows(texts([3], dim), encoding)) for encoding in ENCODINGS}
+    assert found == {"float16": False, "int8": integers, "1-bit": True}
+    assert kernel.fits(texts([3], dim))
 
 
 @pytest.mark.parametrize("place", [0, 7, 60])

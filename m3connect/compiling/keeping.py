@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
+from numba.core.compiler_lock import global_compiler_lock
+
 from m3connect.compiling import functions, tiles, vectors
 
-__all__ = ["compile_and_keep", "fingerprint"]
+__all__ = ["compile_and_keep", "compiling", "fingerprint"]
 
 logger = logging.getLogger(__name__)
+
+compiling = global_compiler_lock
+"""Hold this to look whether something is compiled and to compile it: then threads that want the same do it once."""
+
+if hasattr(os, "register_at_fork"):  # not on Windows; a child would wait for ever for a thread that it does not have
+    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
 def compile_and_keep(function: Any, compile_it: Callable[..., Any], *sources: ModuleType) -> Any:

@@ -209,9 +209,9 @@ def _tile_of(columns: int, *, far: bool = False) -> Any:
 
 
 wide_tile, narrow_tile, far_tile = _tile_of(WIDE), _tile_of(NARROW), _tile_of(NARROW, far=True)
-"""Multiply `count` rows with a group of columns, in kernels alone: 64, 32, or 32 with rows that lie in no cache yet.
+"""Multiply `count` rows with a group of columns, in kernels alone: 64, 32, or 32 of rows that may lie in no cache yet.
 
-While `far_tile` works, the processor fetches as many rows that follow.
+While `far_tile` works, the processor fetches as many rows that follow. There has to be a step at least.
 
 Args:
     rows: [T, inputs] of which `count`, 1 to 6, from `row` are read, each from `column` on. bfloat16 as uint16, or

@@ -7,7 +7,6 @@ What is added up, and what flows between layers, is float32.
 
 from __future__ import annotations
 
-import threading
 from functools import cache, partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from numba import carray, cfunc
 from numba.core import types
 
 from m3connect.compiling.functions import FREEDOMS, array_at, inlined, share
-from m3connect.compiling.keeping import compile_and_keep
+from m3connect.compiling.keeping import compile_and_keep, compiling
 from m3connect.compiling.tiles import WIDE
 from m3connect.encoder import attention_kernels, kernels, linear, softmax
 from m3connect.encoder.attention_kernels import QUERIES, attend, lay_out, padded_length, texts_that_fit
@@ -129,11 +128,8 @@ def program(rows: np.dtype[Any], weights: np.dtype[Any], attention: np.dtype[Any
         weights: what they multiply it with: the same, but int8 for integers.
         attention: what attention computes in: float32, or uint16 for bfloat16.
     """
-    with _compiling:
+    with compiling:
         return _program(rows, weights, attention)
-
-
-_compiling = threading.Lock()
 
 
 @cache
