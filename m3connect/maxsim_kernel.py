@@ -94,13 +94,14 @@ def compiled_maxima(queries: _Array, documents: Matrices) -> Maxima:
     run = kernel_of(encoding)
     weights = _tiled(queries, 8 * width if encoding == "1-bit" else width)
     dtype, least = (np.float32, -np.inf) if encoding == "float32" else (np.int32, np.iinfo(np.int32).min)
-    raised_by = 128 * queries.sum(axis=1, dtype=np.int32)  # tiles take codes of int8 as 128 more
+    # tiles take codes of int8 as 128 more
+    raised_by = 128 * queries.sum(axis=1, dtype=np.int32) if encoding == "int8" else None
 
     def maxima(block: Block) -> _Array:
         _rows, addresses = _rows_of(block, documents)  # nobody else may have these rows
         best = np.full((len(addresses), len(queries)), least, dtype)
         run(addresses, block.lengths, width, weights, best)
-        return best - raised_by if encoding == "int8" else best
+        return best if raised_by is None else best - raised_by
 
     return maxima
 

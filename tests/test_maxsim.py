@@ -243,6 +243,9 @@ def test_what_is_no_number_stays_visible(engine: str, place: int) -> None:
     documents[1][place, 3] = np.nan
     scores = scoring.multi_vector(texts([33]), documents)[0]
     assert np.isnan(scores).tolist() == [False, True, False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(scoring.multi_vector([documents[1]], texts([9]))).all()
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
