@@ -74,7 +74,7 @@ def our_step(load: Load, *, split: bool) -> tuple[torch.nn.Module, Callable[[], 
     batch = Batch(*load.texts())
 
     def step() -> None:
-        batch_loss(embedder, batch, TrainConfig(), step=0)[0].backward()  # type: ignore[no-untyped-call]
+        batch_loss(embedder, batch, TrainConfig(), step=0)[0].backward()
 
     return model, step
 

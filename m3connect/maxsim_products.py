@@ -177,7 +177,7 @@ def torch_with_fast_floats() -> ModuleType | None:
 def _torch_with_onednn() -> ModuleType | None:
     import torch
 
-    ready = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+    ready = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return torch if ready and torch.backends.cpu.get_cpu_capability().startswith("AVX512") else None
 
 
@@ -189,5 +189,5 @@ def torch_with_fast_integers() -> ModuleType | None:
     except ImportError:
         return None
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    ready = torch.backends.mkldnn.is_available() and hasattr(torch, "_int_mm") and supported()  # type: ignore[no-untyped-call]
+    ready = torch.backends.mkldnn.is_available() and hasattr(torch, "_int_mm") and supported()
     return torch if ready else None

@@ -19,9 +19,9 @@ from m3connect.compiling import finding
 
 numba = pytest.importorskip("numba", reason="needs the extra fast")
 
-from m3connect import maxsim_kernel  # noqa: E402  # only where numba is installed
-from m3connect.compiling import functions, keeping, tiles, vectors  # noqa: E402  # as above
-from m3connect.encoder import kernels  # noqa: E402  # as above
+from m3connect import maxsim_kernel
+from m3connect.compiling import functions, keeping, tiles, vectors
+from m3connect.encoder import kernels
 
 
 def test_a_numba_that_does_not_fit_is_left_out_and_the_log_says_so(

@@ -24,7 +24,6 @@ __all__ = [
     "bits_of",
     "cast_to",
     "chosen_by_type",
-    "exp2",
     "float_of",
     "inlined",
     "kernel",
@@ -60,7 +59,7 @@ def chosen_by_type(choose: Kernel) -> Kernel:
     return cast(Kernel, compiled_alone)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def _pointer(context: object, address: object) -> object:
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         return builder.inttoptr(given[0], context.get_value_type(types.voidptr))
@@ -74,13 +73,13 @@ def array_at(address: Any, shape: Any, dtype: Any) -> Any:
     return carray(_pointer(address), shape, dtype)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # as above
+@intrinsic
 def float_of(context: object, bits: object) -> object:
     """Read 32 bits as a float."""
     return types.float32(types.uint32), lambda _, builder, __, given: builder.bitcast(given[0], ir.FloatType())
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # as above
+@intrinsic
 def bits_of(context: object, number: object) -> object:
     """Read a float as 32 bits."""
     return types.uint32(types.float32), lambda _, builder, __, given: builder.bitcast(given[0], ir.IntType(32))
@@ -92,7 +91,7 @@ def _widen(bits: Any) -> Any:
     return float_of(np.uint32(bits) << np.uint32(16))
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # as above
+@intrinsic
 def _narrow(context: object, number: object) -> object:
     """Round a float32 to the nearest bfloat16, ties to even."""
 
@@ -114,21 +113,6 @@ def number_of(array: Any, value: Any) -> Any:
 def cast_to(array: Any, number: Any) -> Any:
     """Return what stands for a float32 in an array."""
     return (lambda array, number: _narrow(number)) if array.dtype == types.uint16 else (lambda array, number: number)
-
-
-@inlined
-def exp2(x: Any) -> Any:
-    """Return 2**x of x at most 0, within 3e-7 of it; of less than -100 as of that."""
-    x = max(x, np.float32(-100))
-    whole = np.int32(x - np.float32(0.5))
-    rest = x - np.float32(whole)
-    power = np.float32(1.327647e-3)
-    power = power * rest + np.float32(9.675541e-3)
-    power = power * rest + np.float32(5.5507131e-2)
-    power = power * rest + np.float32(2.402212e-1)
-    power = power * rest + np.float32(6.9314694e-1)
-    power = power * rest + np.float32(1)
-    return power * float_of(np.uint32(whole + np.int32(127)) << np.uint32(23))
 
 
 @inlined

@@ -185,7 +185,7 @@ _NAMES = ("rows", "row", "column", "count", "weights", "group", "first", "stop",
 
 
 def _tile_of(columns: int, *, far: bool = False) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+    @intrinsic
     def tile(
         context: Any,
         rows: Any,

@@ -27,7 +27,7 @@ LANES = 16
 """Numbers of 32 bits in a register."""
 
 
-class _BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+class _BFloat16(ir.Type):
     """LLVM's type, which llvmlite lacks."""
 
     def _to_string(self) -> str:

@@ -129,7 +129,7 @@ def _scales(rows: Tensor) -> Tensor:
 
 def has_onednn() -> bool:
     """Whether there are two libraries to choose from: without MKL, as on ARM, PyTorch picks the best by itself."""
-    both: bool = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    both: bool = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
     return both and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

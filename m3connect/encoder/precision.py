@@ -153,5 +153,5 @@ def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; elsewhere oneDNN emulates it."""
     if platform.machine() in ("x86_64", "AMD64"):
         return _processor_says("_is_avx512_bf16_supported") or _processor_says("_is_amx_tile_supported")
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False  # type: ignore[no-untyped-call]
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
     return supported

@@ -33,7 +33,7 @@ _MASK = ir.IntType(16)
 _ROUND_AS_USUAL = 4
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def softmax(context: Any, scores: Any, weights: Any, row: Any, length: Any, padded: Any, factor: Any) -> Any:
     """Turn a row of scores into weights, and return what they have to be divided by.
 

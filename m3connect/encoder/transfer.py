@@ -61,7 +61,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
         pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
         for target, tensor in zip(pinned, tensors, strict=True):
             target.copy_(tensor, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived = torch.cuda.Event()
         arrived.record()
         arrived.synchronize()
     return [np.asarray(target.numpy()) for target in pinned]

@@ -131,7 +131,7 @@ class _Run:
         begun = time.perf_counter()
         batch = self.batches.batch(step, rank=rank(), world_size=world_size())
         loss, losses, scores = batch_loss(embedder, batch, self.config, step=step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         densify_embedding_gradients(self.model)
         average_gradients(self.model)
         norm = clip_gradients(self.model, self.config.clip)

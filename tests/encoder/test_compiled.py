@@ -28,12 +28,12 @@ from m3connect.encoder.precision import Precision
 
 numba = pytest.importorskip("numba", reason="needs the extra fast")
 
-from m3connect.compiling import functions as compiling  # noqa: E402  # only where numba is installed
-from m3connect.compiling import keeping  # noqa: E402  # as above
-from m3connect.encoder import attention_kernels, kernels, linear, program, teams  # noqa: E402  # as above
-from m3connect.encoder import compiled as compiled_module  # noqa: E402  # as above
-from m3connect.encoder import softmax as softmax_module  # noqa: E402  # as above
-from m3connect.encoder.compiled import CompiledLayer  # noqa: E402  # as above
+from m3connect.compiling import functions as compiling
+from m3connect.compiling import keeping
+from m3connect.encoder import attention_kernels, kernels, linear, program, teams
+from m3connect.encoder import compiled as compiled_module
+from m3connect.encoder import softmax as softmax_module
+from m3connect.encoder.compiled import CompiledLayer
 
 if not precision.has_tiles("float32"):
     pytest.skip("the processor has no AVX-512", allow_module_level=True)
