@@ -20,6 +20,7 @@ from tqdm import tqdm
 from m3connect.embeddings import FloatArray, IntArray, M3Embeddings, SparseRows
 from m3connect.encoder.checkpoint import find_folder, read_config, read_heads, read_weights
 from m3connect.encoder.fingerprint import Samples, fingerprint_of
+from m3connect.encoder.graphs import with_graphs
 from m3connect.encoder.lexical import largest_weights, lexical_rows, rows_at
 from m3connect.encoder.mcls import insert_cls, is_cls, mean_cls, text_limit
 from m3connect.encoder.model import M3Model, load_model
@@ -84,6 +85,7 @@ class M3Encoder:
         self._tokenizer = tokenizer
         self._unweighted = to_device(tokenizer.unweighted, self.device)
         self._on_gpu = self.device.type == "cuda"
+        self._hidden_states = with_graphs(model) if self._on_gpu else model
         self._scheduler = Scheduler(self._encode_pack, GPU if self._on_gpu else PROCESSOR)
         self.max_length = max_length
         """The most tokens of a text that are read, `<s>` and `</s>` included."""
@@ -265,7 +267,7 @@ class M3Encoder:
     def _encode_pack(self, ids: Sequence[IntArray], multi_vector: bool) -> M3Embeddings:
         pack = Pack.of(ids, self.device)
         with torch.inference_mode():
-            hidden = self._model(pack)
+            hidden = self._hidden_states(pack)
             wanted = [self._dense(hidden, pack)]
             if multi_vector:
                 wanted.append(self._model.token_vectors(hidden))

@@ -15,6 +15,7 @@ import torch
 
 from m3connect import M3Embeddings, M3Encoder
 from m3connect.agreement import agreement
+from m3connect.encoder.graphs import GraphedModel
 from m3connect.encoder.lexical import largest_weights, lexical_rows, rows_at
 from m3connect.encoder.pack import Pack
 from m3connect.encoder.precision import Precision
@@ -115,6 +116,21 @@ def test_nobody_waits_for_the_gpu_before_results_are_fetched(low: M3Encoder) -> 
             largest_weights(pack, low._model.token_weights(hidden), low._unweighted, 250_002)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_short_texts_are_computed_by_graphs(deep: Path, texts: list[str]) -> None:
+    encoder = M3Encoder.from_pretrained(deep, device="cuda")
+    graphed = encoder._hidden_states
+    if not isinstance(graphed, GraphedModel):
+        pytest.skip("this GPU, or this build of torch, has no attention over packed tokens")
+    packs = [[text] for text in texts] + [texts[:2], texts[2:5], texts[:2]]
+    found = [encoder.encode(pack, multi_vector=True) for pack in packs]
+    assert not graphed._broken
+    assert set(graphed._graphs) >= {32, 64}
+    encoder._hidden_states = encoder._model
+    for pack, with_graphs in zip(packs, found, strict=True):
+        compared = agreement(encoder.encode(pack, multi_vector=True), with_graphs)
+        assert min(compared.dense.least, compared.tokens.least) > 0.9998
 
 
 def test_threads_share_a_gpu(low: M3Encoder, texts: list[str]) -> None:
