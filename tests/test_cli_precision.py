@@ -52,6 +52,13 @@ def test_one_text_is_too_few(tmp_path: Path) -> None:
     assert "at least 2 texts" in result.stderr
 
 
+def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:
+    result = CliRunner().invoke(app, ["encode", "--device", "cuda:99"], input="Bees make honey.\n")
+    assert result.exit_code == 1
+    assert "error: device 'cuda:99' was asked for" in result.stderr
+    assert "take device='cpu'" in result.stderr
+
+
 def test_the_commands_take_a_precision(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["encode", "--precision", "int8"], input="Bees make honey.\n")
     exact = CliRunner().invoke(app, ["encode"], input="Bees make honey.\n")

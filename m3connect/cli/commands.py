@@ -22,10 +22,10 @@ from m3connect.cli.options import (
     EXIT_WRONG,
     Collection,
     Debug,
+    Device,
     Filters,
     Model,
     ModelPrecision,
-    Precision,
     Store,
     TokenStoreSpec,
     check_store,
@@ -119,7 +119,8 @@ def index_command(
     store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
-    precision: ModelPrecision = Precision.float32,
+    precision: ModelPrecision = None,
+    device: Device = "cpu",
     prune: Annotated[
         bool,
         typer.Option(
@@ -181,7 +182,7 @@ def index_command(
     fields = _usage("--filter-field", lambda: parse_fields(filter_field or []))
     check_index_options(store, chunk, overlap, multi_vector)
     store = choose_store(store)
-    encoder = load_encoder(model, precision=precision)
+    encoder = load_encoder(model, precision=precision, device=device)
     cut = cut_windows(encoder, chunk, overlap)
     with (
         open_for_index(store, collection, encoder, multi_vector=multi_vector, filter_fields=fields) as opened,
@@ -238,7 +239,8 @@ def search(
     store: Store = None,
     collection: Collection = "docs",
     model: Model = None,
-    precision: ModelPrecision = Precision.float32,
+    precision: ModelPrecision = None,
+    device: Device = "cpu",
     top_k: Annotated[int, typer.Option(min=1, help="The most hits to show.")] = 5,
     filter: Filters = None,
     fusion: Annotated[FusionName, typer.Option(help="How the legs become one list.")] = FusionName.rrf,
@@ -271,7 +273,7 @@ def search(
         open_store(choose_store(store), collection, create=False, multi_vector=None) as opened,
         open_tokens(token_store, collection, readonly=True) as tokens,
     ):
-        encoder = load_encoder(model, precision=precision)
+        encoder = load_encoder(model, precision=precision, device=device)
         check_model(opened, encoder, collection=collection)
         how = _FUSIONS[fusion.value]
         retriever = HybridRetriever(encoder, opened, rerank=rerank, fusion=how, token_store=tokens)
@@ -292,7 +294,8 @@ def encode(
         typer.FileBinaryRead, typer.Argument(help="A file with one text a line, in UTF-8; - is standard input.")
     ] = "-",  # type: ignore[assignment]  # typer opens it
     model: Model = None,
-    precision: ModelPrecision = Precision.float32,
+    precision: ModelPrecision = None,
+    device: Device = "cpu",
     multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Print token vectors too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show pieces of words, heaviest first, for ids.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Lines that are read and encoded together.")] = 64,
@@ -304,7 +307,7 @@ def encode(
 
     Example: `echo "Bees make honey." | m3connect encode --tokens`
     """
-    encoder = load_encoder(model, precision=precision)
+    encoder = load_encoder(model, precision=precision, device=device)
     bad: list[int] = []
     for texts in batches(_utf8_lines(file, bad), batch_size):
         batch = encoder.encode(texts, multi_vector=multi_vector)

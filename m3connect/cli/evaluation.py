@@ -15,9 +15,9 @@ import typer
 
 from m3connect.cli.options import (
     Debug,
+    Device,
     Model,
     ModelPrecision,
-    Precision,
     check_store,
     load_encoder,
     notes,
@@ -56,7 +56,8 @@ class Missing(StrEnum):
 def evaluate_command(
     folder: Annotated[Path, typer.Argument(help="A folder in the BEIR layout: corpus.jsonl, queries.jsonl, qrels/.")],
     model: Model = None,
-    precision: ModelPrecision = Precision.float32,
+    precision: ModelPrecision = None,
+    device: Device = "cpu",
     split: Annotated[
         str | None, typer.Option(help="Whose judgments: qrels/SPLIT.tsv. Default: the only one, or test.")
     ] = None,
@@ -110,7 +111,7 @@ def evaluate_command(
     protocol = Protocol(depth, min(rerank_depth, depth), missing.value)
     dataset, dev = _split(read_dataset(folder, split=split), folder, dev_split, dev_share)
     others = {path.name.removesuffix(".gz").removesuffix(".run"): read_run(path) for path in run or []}
-    encoder = load_encoder(model, precision=precision, mcls=mcls)
+    encoder = load_encoder(model, precision=precision, device=device, mcls=mcls)
     with _opened(store, collection or _collection_for(dataset.name), encoder.dim, multi_vector) as opened:
         evaluation = evaluate(
             encoder,

@@ -29,6 +29,7 @@ __all__ = [
     "EXIT_WRONG",
     "Collection",
     "Debug",
+    "Device",
     "Filters",
     "Model",
     "ModelPrecision",
@@ -122,12 +123,15 @@ class Precision(StrEnum):
 
 
 ModelPrecision = Annotated[
-    Precision,
+    Precision | None,
     typer.Option(
         "--precision",
-        help="What the model computes in; bfloat16 and int8 take less time and memory on many processors.",
+        show_default=False,
+        help="What the model computes in; bfloat16 and int8 take less time and memory on many processors. Default: "
+        "float32 on a processor, bfloat16 on a GPU that has it.",
     ),
 ]
+Device = Annotated[str, typer.Option("--device", help="What computes: cpu, or a GPU of CUDA, as cuda or cuda:1.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -152,7 +156,9 @@ def choose_store(spec: str | None) -> str:
     return _DEFAULT_STORE
 
 
-def load_encoder(model: str | None, *, precision: Precision = Precision.float32, mcls: int | None = None) -> M3Encoder:
+def load_encoder(
+    model: str | None, *, precision: Precision | None = None, device: str = "cpu", mcls: int | None = None
+) -> M3Encoder:
     """Load a model, and say so where nobody chose it."""
     from m3connect.encoder import M3Encoder
 
@@ -161,7 +167,12 @@ def load_encoder(model: str | None, *, precision: Precision = Precision.float32,
             f"note: using {_DEMONSTRATION_MODEL}, a small demonstration model; real work wants --model BAAI/bge-m3",
             style="dim",
         )
-    return M3Encoder.from_pretrained(model or _DEMONSTRATION_MODEL, precision=precision.value, mcls=mcls)
+    return M3Encoder.from_pretrained(
+        model or _DEMONSTRATION_MODEL,
+        precision=None if precision is None else precision.value,
+        device=device,
+        mcls=mcls,
+    )
 
 
 def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:

@@ -80,12 +80,13 @@ class M3Encoder:
         fingerprint: str,
         mcls: int | None = None,
         precision: Precision = "float32",
+        cuda_graphs: bool = False,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._unweighted = to_device(tokenizer.unweighted, self.device)
         self._on_gpu = self.device.type == "cuda"
-        self._hidden_states = with_graphs(model) if self._on_gpu else model
+        self._hidden_states = with_graphs(model) if cuda_graphs else model
         self._scheduler = Scheduler(self._encode_pack, GPU if self._on_gpu else PROCESSOR)
         self.max_length = max_length
         """The most tokens of a text that are read, `<s>` and `</s>` included."""
@@ -108,6 +109,7 @@ class M3Encoder:
         mcls: int | None = None,
         precision: Precision | None = None,
         device: str | torch.device = "cpu",
+        cuda_graphs: bool = False,
     ) -> M3Encoder:
         """Load a model.
 
@@ -125,14 +127,21 @@ class M3Encoder:
                 float32. What a processor lacks instructions for works too, but saves no time, and the log says so.
                 None means float32 on a processor, and bfloat16 on a GPU that multiplies in it; none has int8.
             device: what computes: `"cpu"`, or a GPU of CUDA: `"cuda"`, or `"cuda:1"` for one of several.
+            cuda_graphs: compute short questions on a GPU by CUDA graphs, in bfloat16 and with PyTorch 2.13 or newer:
+                the processor launches all of a model's kernels at once. Nobody in the process may wait for the whole
+                GPU (`torch.cuda.synchronize`) while the first questions are computed. Where there are none, the log
+                says so.
 
         Raises:
-            ValueError: `mcls` is no whole number of at least 1, there is no such precision or device.
+            ValueError: `mcls` is no whole number of at least 1, there is no such precision or device, or CUDA graphs
+                are asked for on a processor.
             CheckpointError: a file, a head or a tensor is missing or has the wrong shape.
         """
         if mcls is not None and (not isinstance(mcls, int) or isinstance(mcls, bool) or mcls < 1):
             raise ValueError(f"mcls must be a whole number of at least 1, as 256 in the paper, but is {mcls!r}")
         chosen_device = check_device(device)
+        if cuda_graphs and chosen_device.type != "cuda":
+            raise ValueError(f"cuda_graphs=True needs a GPU, but device is {str(chosen_device)!r}: leave it out")
         chosen = choose_precision(precision, chosen_device)
         folder = find_folder(name, revision=revision, local_files_only=local_files_only)
         config, samples = read_config(folder), Samples()
@@ -157,6 +166,7 @@ class M3Encoder:
             fingerprint=fingerprint if mcls is None else f"{fingerprint}-mcls{mcls}",
             mcls=mcls,
             precision=chosen,
+            cuda_graphs=cuda_graphs,
         )
 
     def __repr__(self) -> str:

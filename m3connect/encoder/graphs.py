@@ -8,6 +8,7 @@ which nobody reads.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,10 @@ _MOST_TEXTS = 16
 """In a pack that a graph computes: questions of several callers."""
 
 _LEAST_COSINE = 0.999
-"""Between a graph's hidden states and those without it."""
+"""Between a graph's hidden states and those computed without it."""
+
+_OLDEST_TORCH = "2.13"
+"""Before it, a recording that failed spoilt PyTorch's allocator and its random numbers for the whole process."""
 
 Compute: TypeAlias = Callable[[], Tensor]
 
@@ -49,7 +53,7 @@ class Recorder(Protocol):
         """
 
     def ordered(self) -> AbstractContextManager[None]:
-        """Within it, work is queued behind all that was queued within it before."""
+        """Within it recordings are filled and played: all that is queued there runs in that order."""
 
 
 class GraphedModel:
@@ -63,37 +67,46 @@ class GraphedModel:
     def __init__(self, model: M3Model, recorder: Recorder) -> None:
         self._model = model
         self._recorder = recorder
-        self._graphs: dict[int, _Graph] = {}
-        self._broken = False
+        self._graphs: dict[int, _Graph] | None = {}
         self._lock = threading.Lock()
 
     def __call__(self, pack: Pack) -> Tensor:
         """Return the last hidden states [T, d], in float32."""
         size = next((size for size in _SIZES if size > len(pack.token_ids)), None)
-        if size is None or len(pack.lengths) > _MOST_TEXTS or self._broken:
-            return self._model.forward(pack)
-        weight = self._model.word_embeddings.weight
-        hidden = torch.empty(len(pack.token_ids), weight.shape[1], device=weight.device)
-        with self._lock, self._recorder.ordered():
-            if graph := self._graphs.get(size) or self._make(size, pack):
-                return hidden.copy_(graph.run(pack))
+        if size is not None and len(pack.lengths) <= _MOST_TEXTS:
+            with self._lock:
+                if graph := self._graph(size, pack):
+                    return self._run(graph, pack)
         return self._model.forward(pack)
 
-    def _make(self, size: int, pack: Pack) -> _Graph | None:
-        """Record a graph with its first pack, and have it prove itself; None means that there will be no graphs."""
-        inputs = _Inputs.make(self._model, size)
-        inputs.fill(pack)
-        try:
-            graph = _Graph(inputs, self._recorder.record(lambda: self._model.forward(inputs.pack)))
-            likeness = F.cosine_similarity(graph.run(pack), self._model.forward(pack), dim=-1).min().item()
-            if not likeness >= _LEAST_COSINE:
-                raise RuntimeError(f"its states have a cosine of {likeness:.4f} to those computed without it")
-        except RuntimeError as error:
-            self._broken = True
-            logger.warning("short texts take longer than they could, since a CUDA graph was given up: %s", error)
+    def _graph(self, size: int, pack: Pack) -> _Graph | None:
+        """Return the graph of a size, made now if need be; None where graphs were given up."""
+        if self._graphs is None:
             return None
-        self._graphs[size] = graph
+        if size not in self._graphs:
+            try:
+                self._graphs[size] = self._make(size, pack)
+            except RuntimeError as error:
+                self._graphs = None
+                logger.warning("CUDA graphs are given up, and short texts take longer: %s", error, exc_info=True)
+                return None
+        return self._graphs[size]
+
+    def _make(self, size: int, pack: Pack) -> _Graph:
+        """Record a graph with texts of no meaning, and have it prove itself with others."""
+        inputs = _Inputs.make(self._model, size)
+        graph = _Graph(inputs, self._recorder.record(lambda: self._model.forward(inputs.pack)))
+        likeness = F.cosine_similarity(self._run(graph, pack), self._model.forward(pack), dim=-1).min().item()
+        if not likeness >= _LEAST_COSINE:
+            raise RuntimeError(f"the states of one have a cosine of {likeness:.4f} to those computed without it")
         return graph
+
+    def _run(self, graph: _Graph, pack: Pack) -> Tensor:
+        weight = self._model.word_embeddings.weight
+        hidden = torch.empty(len(pack.token_ids), weight.shape[1], dtype=torch.float32, device=weight.device)
+        with self._recorder.ordered():
+            graph.inputs.fill(pack)
+            return hidden.copy_(graph.replay()[: len(hidden)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +118,15 @@ class _Inputs:
 
     @classmethod
     def make(cls, model: M3Model, size: int) -> _Inputs:
+        """Return a pack of two texts with something between them: all of it `<pad>`."""
         device = model.word_embeddings.weight.device
         token_ids = torch.full((size,), model.pad_token_id, dtype=torch.int64, device=device)
-        bounds = torch.full((_MOST_TEXTS + 2,), size, dtype=torch.int32, device=device)
+        bounds = torch.full((_MOST_TEXTS + 2,), size - 1, dtype=torch.int32, device=device)
+        bounds[0], bounds[-1] = 0, size
         return cls(Pack(token_ids, lengths=(), bounds=bounds, runs=(), longest=size), model.pad_token_id)
 
     def fill(self, pack: Pack) -> None:
-        """Put texts in front, which leave room for at least one token."""
+        """Put texts in front, which leave room for at least one token: each text has to begin at one."""
         count, ends = len(pack.token_ids), len(pack.bounds)
         self.pack.token_ids[:count].copy_(pack.token_ids)
         self.pack.token_ids[count:].fill_(self.pad_token_id)
@@ -125,21 +140,18 @@ class _Graph:
 
     inputs: _Inputs
     replay: Compute
-
-    def run(self, pack: Pack) -> Tensor:
-        """Return the hidden states [T, d] in a tensor that the next run, of any size, writes over."""
-        self.inputs.fill(pack)
-        return self.replay()[: len(pack.token_ids)]
+    """Returns the hidden states of all tokens in a tensor that the next graph, of any size, writes over."""
 
 
 _capturing = threading.Lock()
-"""CUDA can record one graph at a time in a process."""
+"""PyTorch can record one graph at a time in a process."""
 
 
 class GpuRecorder:
     """Records CUDA graphs of one GPU, which share their memory: they run one after the other, on a stream of their own.
 
-    What other threads do on the GPU meanwhile is neither recorded nor disturbed.
+    What other threads queue on the GPU meanwhile is not recorded; but none may wait for the whole device then, as
+    `torch.cuda.synchronize` does: the recording would fail.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -147,15 +159,21 @@ class GpuRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, compute: Compute) -> Compute:
-        """Capture a computation after it ran twice, when libraries have set up what they need."""
-        for _ in range(2):
-            compute()
+        """Capture a computation after it ran twice, when libraries have set up what they need.
+
+        It runs on the caller's stream before: what cuBLAS keeps for the graphs' stream shall come from their memory,
+        and stay as long as they do.
+        """
+        caller = torch.cuda.current_stream(self._stream.device)
         graph = torch.cuda.CUDAGraph()
-        with (
-            _capturing,
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            result = compute()
+        with torch.autocast("cuda", enabled=False):  # the caller's choice would stay for everybody
+            for _ in range(2):
+                compute()
+            self._stream.wait_stream(caller)
+            # a capture that fails does not take its stream back: that is why the caller's is set here
+            with _capturing, _no_collection(), torch.cuda.stream(caller):
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    result = compute()
 
         def replay() -> Tensor:
             graph.replay()
@@ -168,13 +186,33 @@ class GpuRecorder:
         """Queue work on the graphs' stream, after what the caller has queued and before what it will queue."""
         caller = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(caller)
-        with torch.cuda.stream(self._stream):
-            yield
-        caller.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            caller.wait_stream(self._stream)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage: an old graph among it would end the recording of a new one."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def with_graphs(model: M3Model) -> Callable[[Pack], Tensor]:
-    """Return what computes hidden states: the model, by graphs where its layers allow it."""
-    if any(not isinstance(layer, Layer) or layer.packed_attention is None for layer in model.layers):
+    """Return what computes hidden states: the model, by graphs where its layers and PyTorch allow it."""
+    at_once = all(isinstance(layer, Layer) and layer.packed_attention is not None for layer in model.layers)
+    if not at_once or torch.__version__ < _OLDEST_TORCH:
+        logger.warning(
+            "there are no CUDA graphs here: they need PyTorch 2.13 or newer, and bfloat16 on a GPU with its attention "
+            "over packed tokens"
+        )
         return model
     return GraphedModel(model, GpuRecorder(model.word_embeddings.weight.device))

@@ -119,18 +119,69 @@ def test_nobody_waits_for_the_gpu_before_results_are_fetched(low: M3Encoder) -> 
 
 
 def test_short_texts_are_computed_by_graphs(deep: Path, texts: list[str]) -> None:
-    encoder = M3Encoder.from_pretrained(deep, device="cuda")
-    graphed = encoder._hidden_states
-    if not isinstance(graphed, GraphedModel):
-        pytest.skip("this GPU, or this build of torch, has no attention over packed tokens")
-    packs = [[text] for text in texts] + [texts[:2], texts[2:5], texts[:2]]
-    found = [encoder.encode(pack, multi_vector=True) for pack in packs]
-    assert not graphed._broken
-    assert set(graphed._graphs) >= {32, 64}
+    encoder, graphed = load_with_graphs(deep)
+    words = " ".join(texts[2:5]).split()
+    packs = [[text] for text in texts] + [texts[:2], ["a"] * 16, [" ".join(words[:40])], [" ".join(words[:90])]]
+    with ThreadPoolExecutor(3) as pool:  # long texts too, while graphs are recorded
+        found = list(pool.map(lambda pack: encoder.encode(pack, multi_vector=True), [*packs, *packs]))
+    assert graphed._graphs is not None
+    assert set(graphed._graphs) == {32, 64, 128, 256}
     encoder._hidden_states = encoder._model
-    for pack, with_graphs in zip(packs, found, strict=True):
+    for pack, with_graphs in zip([*packs, *packs], found, strict=True):
         compared = agreement(encoder.encode(pack, multi_vector=True), with_graphs)
         assert min(compared.dense.least, compared.tokens.least) > 0.9998
+
+
+def load_with_graphs(folder: Path) -> tuple[M3Encoder, GraphedModel]:
+    encoder = M3Encoder.from_pretrained(folder, device="cuda", cuda_graphs=True)
+    graphed = encoder._hidden_states
+    if not isinstance(graphed, GraphedModel):
+        pytest.skip("this GPU, or this build of torch, has no CUDA graphs for packed tokens")
+    return encoder, graphed
+
+
+def test_graphs_outlive_what_others_keep_on_the_gpu(deep: Path) -> None:
+    encoder, _ = load_with_graphs(deep)
+    expected = encoder.encode(["bees"]).dense
+    other, _ = load_with_graphs(deep)
+    other.encode(["bees and honey"])
+    del other
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        np.testing.assert_array_equal(encoder.encode(["bees"]).dense, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_graph_is_not_waited_for(deep: Path) -> None:
+    encoder, graphed = load_with_graphs(deep)
+    ids = [np.arange(5, 25)]
+    with torch.inference_mode():
+        graphed(Pack.of(ids, encoder.device))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            graphed(Pack.of(ids, encoder.device))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_after_a_recording_that_failed_all_goes_on(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, graphed = load_with_graphs(deep)
+    expected = encoder._model.forward
+
+    def waits(pack: Pack) -> torch.Tensor:
+        hidden: torch.Tensor = expected(pack)
+        hidden[0, 0].item()  # no recording can wait
+        return hidden
+
+    monkeypatch.setattr(encoder._model, "forward", waits)
+    found = encoder.encode(["bees"]).dense
+    monkeypatch.undo()
+    assert graphed._graphs is None
+    torch.cuda.empty_cache()
+    assert torch.isfinite(torch.randn(3, device="cuda")).all()
+    np.testing.assert_array_equal(encoder.encode(["bees"]).dense, found)
 
 
 def test_threads_share_a_gpu(low: M3Encoder, texts: list[str]) -> None:
