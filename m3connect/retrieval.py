@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from m3connect import scoring
 from m3connect.embeddings import FloatArray, M3Embeddings
@@ -18,7 +18,15 @@ from m3connect.fusion import RRF, Fusion, rank
 from m3connect.store import Document, Encoder, Hit, HybridStore
 from m3connect.token_rows import NamedRows, TokenRows
 
-__all__ = ["HybridRetriever", "TokenSource", "candidates_flow", "check_weights", "rerank_hits", "stored_flow"]
+__all__ = [
+    "Candidates",
+    "HybridRetriever",
+    "TokenSource",
+    "candidates_flow",
+    "check_weights",
+    "rerank_hits",
+    "stored_flow",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +164,8 @@ class HybridRetriever:
         for group in _groups(found):
             part, of = queries[group], found[group]
             flow = candidates_flow(part, of, stored=self.store.multi_vector, token_store=self.token_store)
-            embeddings, tokens = run(flow, self._perform)
-            hits += rerank_hits(part, of, embeddings, top_k=top_k, weights=self.weights, tokens=tokens)
+            candidates: Candidates = run(flow, self._perform)
+            hits += rerank_hits(part, of, candidates, top_k=top_k, weights=self.weights)
         return hits
 
     def _perform(self, call: Call) -> Any:  # noqa: ANN401  # by method
@@ -178,8 +186,36 @@ def check_weights(weights: tuple[float, float, float]) -> tuple[float, float, fl
     return weights
 
 
-Candidates: TypeAlias = tuple[dict[str, M3Embeddings], NamedRows | None]
-"""One row of embeddings a document, by id, and the token vectors where a token store has them."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Candidates:
+    """What `rerank_hits` needs of documents."""
+
+    places: Mapping[str, int]
+    """Which of `rows` has which id."""
+
+    rows: M3Embeddings
+    """[n] embeddings, with token vectors unless `tokens` has them."""
+
+    tokens: NamedRows | None = None
+    """Token vectors from a token store."""
+
+    @classmethod
+    def of(cls, names: Iterable[str], rows: M3Embeddings, tokens: NamedRows | None = None) -> Candidates:
+        """Name rows in their order."""
+        return cls({name: i for i, name in enumerate(names)}, rows, tokens)
+
+    def take(self, names: Sequence[str]) -> tuple[M3Embeddings, Sequence[FloatArray] | TokenRows]:
+        """Return the embeddings of documents, and their token vectors.
+
+        Raises:
+            KeyError: one is not there.
+            ValueError: there are no token vectors.
+        """
+        rows = self.rows.take([self.places[name] for name in names])
+        return rows, rows.require_multi_vector() if self.tokens is None else self.tokens.of(names)
+
+
+_NONE = Candidates({}, M3Embeddings.concatenate([]))
 
 
 def candidates_flow(
@@ -197,18 +233,18 @@ def candidates_flow(
     """
     documents = {hit.document.id: hit.document for hits in found for hit in hits}
     if not documents:
-        return {}, None
+        return _NONE
     if token_store is not None:
         return (yield from _with_token_store(token_store, documents, queries.fingerprint))
     if stored:
-        return (yield from stored_flow(list(documents))), None
+        return (yield from stored_flow(list(documents)))
     texts = [document.text for document in documents.values()]
     rows: M3Embeddings = yield Call("encode", {"texts": texts, "multi_vector": True})
-    return {name: rows[i] for i, name in enumerate(documents)}, None
+    return Candidates.of(documents, rows)
 
 
-def stored_flow(ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
-    """Read the embeddings of documents that a search has found, by id; one that was deleted since then is left out."""
+def stored_flow(ids: Sequence[str]) -> Flow[Candidates]:
+    """Read the embeddings of documents that a search has found; one that was deleted since then is left out."""
     while ids:
         try:
             rows: M3Embeddings = yield Call("get_embeddings", {"ids": ids})
@@ -219,8 +255,8 @@ def stored_flow(ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
                 raise
             ids = left
         else:
-            return {name: rows[i] for i, name in enumerate(ids)}
-    return {}
+            return Candidates.of(ids, rows)
+    return _NONE
 
 
 def _with_token_store(
@@ -228,9 +264,8 @@ def _with_token_store(
 ) -> Flow[Candidates]:
     """Read token vectors, the other views from the document store, and encode what has no token vectors."""
     tokens: NamedRows = yield compute(partial(token_store.get, list(documents.values()), fingerprint=fingerprint))
-    embeddings: dict[str, M3Embeddings] = {}
-    if known := list(tokens.places):
-        embeddings |= yield from stored_flow(known)
+    stored = yield from stored_flow(list(tokens.places))
+    names, parts = list(stored.places), [stored.rows] if stored.places else []
     if absent := [document for name, document in documents.items() if name not in tokens.places]:
         rows: M3Embeddings = yield Call(
             "encode", {"texts": [document.text for document in absent], "multi_vector": True}
@@ -238,9 +273,11 @@ def _with_token_store(
         encoded: TokenRows = yield compute(partial(token_store.encode, rows.require_multi_vector()))
         if not token_store.readonly:
             yield compute(partial(_keep, token_store, absent, encoded, fingerprint=rows.fingerprint))
-        embeddings |= {document.id: rows[i] for i, document in enumerate(absent)}
-        tokens = tokens.joined([document.id for document in absent], encoded)
-    return embeddings, tokens
+        parts.append(rows)
+        added = [document.id for document in absent]
+        names, tokens = names + added, tokens.joined(added, encoded)
+    rest = [replace(part, fingerprint=None, multi_vector=None) for part in parts]
+    return Candidates.of(names, M3Embeddings.concatenate(rest), tokens)
 
 
 def _keep(token_store: TokenSource, documents: Sequence[Document], rows: TokenRows, *, fingerprint: str | None) -> None:
@@ -278,29 +315,24 @@ def _groups(found: Sequence[Sequence[Hit]]) -> Iterator[slice]:
 def rerank_hits(
     queries: M3Embeddings,
     found: Sequence[Sequence[Hit]],
-    embeddings: dict[str, M3Embeddings],
+    candidates: Candidates,
     *,
     top_k: int,
     weights: tuple[float, float, float] = scoring.HYBRID_WEIGHTS,
-    tokens: NamedRows | None = None,
 ) -> list[list[Hit]]:
     """Order hits by the hybrid score of M3-Embedding.
 
     Args:
         queries: q rows with token vectors.
         found: one list of hits a query.
-        embeddings: by id, one row each with token vectors. A hit without one, deleted since it was found, is left out.
+        candidates: their embeddings. A hit that is not among them, deleted since it was found, is left out.
         top_k: the most hits a query keeps.
         weights: of dense, sparse and multi-vector scores.
-        tokens: the token vectors of these documents, which are then not looked for in `embeddings`.
 
     Returns:
         One list a query, best first, ties by id; every hit has the score of each leg.
     """
-    return [
-        _rerank_one(queries[i], hits, (embeddings, tokens), top_k=top_k, weights=weights)
-        for i, hits in enumerate(found)
-    ]
+    return [_rerank_one(queries[i], hits, candidates, top_k=top_k, weights=weights) for i, hits in enumerate(found)]
 
 
 def _rerank_one(
@@ -311,13 +343,10 @@ def _rerank_one(
     top_k: int,
     weights: tuple[float, float, float],
 ) -> list[Hit]:
-    embeddings, tokens = candidates
-    by_id: dict[str, Hit] = {hit.document.id: hit for hit in hits if hit.document.id in embeddings}
+    by_id: dict[str, Hit] = {hit.document.id: hit for hit in hits if hit.document.id in candidates.places}
     if not by_id:
         return []
-    parts = [embeddings[name] for name in by_id]
-    rows = M3Embeddings.concatenate([replace(part, fingerprint=None, multi_vector=None) for part in parts])
-    matrices = tokens.of(by_id) if tokens is not None else [part.require_multi_vector()[0] for part in parts]
+    rows, matrices = candidates.take(list(by_id))
     legs = {
         "dense": scoring.dense(query.dense, rows.dense)[0],
         "sparse": scoring.sparse(query.sparse, rows.sparse)[0],

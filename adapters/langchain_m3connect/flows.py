@@ -117,11 +117,10 @@ def mmr(query: M3Embeddings, asked: Asked, *, fetch_k: int, lambda_mult: float) 
     wide = Asked(max(asked.k, fetch_k), asked.filter, asked.fusion, asked.candidates)
     hits = yield from search(query, wide)
     stored = yield from stored_flow([hit.document.id for hit in hits])
-    if not stored:
+    if not stored.places:
         return []
-    dense = np.concatenate([row.dense for row in stored.values()])
-    chosen: list[int] = yield compute(partial(choose_diverse, query.dense[0], dense, asked.k, lambda_mult))
-    left = [hit.document for hit in hits if hit.document.id in stored]
+    chosen: list[int] = yield compute(partial(choose_diverse, query.dense[0], stored.rows.dense, asked.k, lambda_mult))
+    left = [hit.document for hit in hits if hit.document.id in stored.places]
     return [left[i] for i in chosen]
 
 
@@ -130,9 +129,9 @@ def rerank(query: M3Embeddings, asked: Asked, how: Reranking) -> Flow[list[Hit]]
     hits = yield from search(query, Asked(max(asked.k, how.depth), asked.filter, asked.fusion, asked.candidates))
     if not hits:
         return []
-    embeddings, tokens = yield from candidates_flow(query, [hits], stored=how.stored, token_store=how.token_store)
+    candidates = yield from candidates_flow(query, [hits], stored=how.stored, token_store=how.token_store)
     ranked: list[list[Hit]] = yield compute(
-        partial(rerank_hits, query, [hits], embeddings, top_k=asked.k, weights=how.weights, tokens=tokens)
+        partial(rerank_hits, query, [hits], candidates, top_k=asked.k, weights=how.weights)
     )
     return ranked[0]
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from langchain_m3connect.embeddings import M3ConnectEmbeddings
 from m3connect import Document, Hit, M3Embeddings
-from m3connect.retrieval import check_weights, rerank_hits
+from m3connect.retrieval import Candidates, check_weights, rerank_hits
 from m3connect.scoring import HYBRID_WEIGHTS
 
 __all__ = ["M3ConnectReranker"]
@@ -88,8 +88,8 @@ class M3ConnectReranker(BaseDocumentCompressor):
     ) -> list[LangChainDocument]:
         names = [f"{i:09d}" for i in range(len(documents))]  # ties go by id, and these are in order
         hits = [Hit(Document(name, ""), 0.0) for name in names]
-        embeddings = {name: rows[i] for i, name in enumerate(names)}
-        best = rerank_hits(query, [hits], embeddings, top_k=self.top_n or len(hits), weights=self.weights)[0]
+        candidates = Candidates.of(names, rows)
+        best = rerank_hits(query, [hits], candidates, top_k=self.top_n or len(hits), weights=self.weights)[0]
         return [self._scored(documents[int(hit.document.id)], hit) for hit in best]
 
     def _scored(self, document: LangChainDocument, hit: Hit) -> LangChainDocument:

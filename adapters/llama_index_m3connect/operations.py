@@ -287,11 +287,11 @@ def _mmr(
     search = {"queries": rows, "filter": condition, "top_k": max(prefetch, top_k), "fusion": Dense()}
     hits: list[list[Hit]] = yield Call("search", search)
     stored = yield from stored_flow([hit.document.id for hit in hits[0]])
-    documents = {hit.document.id: hit.document for hit in hits[0] if hit.document.id in stored}
+    documents = {hit.document.id: hit.document for hit in hits[0] if hit.document.id in stored.places}
     choose = partial(
         get_top_k_mmr_embeddings,
         rows.dense[0].tolist(),
-        [row.dense[0].tolist() for row in stored.values()],
+        stored.rows.dense.tolist(),
         similarity_top_k=top_k,
         embedding_ids=list(documents),
         mmr_threshold=threshold,

@@ -118,18 +118,10 @@ class M3ConnectRetriever(BaseRetriever):
         return [NodeWithScore(node=to_node(hit.document), score=hit.score) for hit in hits]
 
     def _reranked(self, query: M3Embeddings, hits: list[Hit]) -> Flow[list[Hit]]:
-        embeddings, tokens = yield from candidates_flow(
+        candidates = yield from candidates_flow(
             query, [hits], stored=self._store.multi_vector, token_store=self.token_store
         )
-        score = partial(
-            rerank_hits,
-            query,
-            [hits],
-            embeddings,
-            top_k=self.similarity_top_k,
-            weights=self.weights,
-            tokens=tokens,
-        )
+        score = partial(rerank_hits, query, [hits], candidates, top_k=self.similarity_top_k, weights=self.weights)
         ranked: list[list[Hit]] = yield compute(score)
         return ranked[0]
 
