@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -86,6 +86,21 @@ class SparseRows:
             indices=np.array([key for row in merged for key in row], dtype=np.int64),
             values=np.array([value for row in merged for value in row.values()], dtype=np.float32),
         )
+
+    @classmethod
+    def from_pairs(cls, rows: Iterable[tuple[Sequence[int], Sequence[float]]]) -> SparseRows:
+        """Build rows from token ids, in any order, and their weights, as databases keep them.
+
+        Example:
+            >>> SparseRows.from_pairs([([7, 2], [0.5, 0.25]), ([], [])]).to_dicts()
+            [{2: 0.25, 7: 0.5}, {}]
+        """
+        pairs = list(rows)
+        lengths = [len(indices) for indices, _ in pairs]
+        indices = np.fromiter(chain.from_iterable(indices for indices, _ in pairs), np.int64)
+        values = np.fromiter(chain.from_iterable(values for _, values in pairs), np.float32)
+        order = np.lexsort((indices, np.repeat(np.arange(len(pairs)), lengths)))
+        return cls(np.cumsum([0, *lengths]), indices[order], values[order])
 
     @classmethod
     def empty(cls, n: int) -> SparseRows:

@@ -167,8 +167,11 @@ class StoreFlows(ABC):
         """Fetch the fingerprint of each document by id."""
 
     @abstractmethod
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
-        """Fetch one row of embeddings a document, token vectors included where the store keeps them."""
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
+        """Fetch the ids that are there, each once, and a row of embeddings for each.
+
+        Token vectors are included where the store keeps them.
+        """
 
     @abstractmethod
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
@@ -279,9 +282,10 @@ class StoreFlows(ABC):
     def get_embeddings(self, ids: Sequence[str]) -> Flow[M3Embeddings]:
         """Fetch embeddings, row i being id i."""
         ids = check_ids(ids)
-        found = yield from self.fetch_embeddings(ids)
-        _require_all(ids, found)
-        rows = M3Embeddings.concatenate([replace(found[name], fingerprint=None) for name in ids], dim=self.dim)
+        names, found = yield from self.fetch_embeddings(ids)
+        places = {name: i for i, name in enumerate(names)}
+        _require_all(ids, places)
+        rows = found.take([places[name] for name in ids])
         tokens = () if self.multi_vector and not ids else rows.multi_vector
         return replace(rows, multi_vector=tokens, fingerprint=self.fingerprint)
 

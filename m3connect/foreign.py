@@ -292,5 +292,5 @@ class ReadOnlyFlows(StoreFlows, ABC):
 
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
         """Read them with the other embeddings."""
-        found = yield from self.fetch_embeddings(ids)
-        return {name: row.require_multi_vector()[0] for name, row in found.items()}
+        names, found = yield from self.fetch_embeddings(ids)
+        return dict(zip(names, found.require_multi_vector(), strict=True))

@@ -153,9 +153,10 @@ class _MemoryFlows(StoreFlows):
         rows = yield from self._rows(ids)
         return {name: document.fingerprint for name, (document, _) in rows.items()}
 
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         rows = yield from self._rows(ids)
-        return {name: row for name, (_, row) in rows.items()}
+        parts = [replace(row, fingerprint=None) for _, row in rows.values()]
+        return list(rows), M3Embeddings.concatenate(parts, dim=self.dim)
 
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
         rows = yield from self._rows(ids)

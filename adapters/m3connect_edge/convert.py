@@ -54,16 +54,13 @@ def to_vectors(name: str, embeddings: M3Embeddings, i: int, legs: Sequence[Leg])
     return PointVectors(point_id(name), vectors) if vectors else None
 
 
-def from_vectors(vectors: Mapping[str, Any], *, dim: int, multi_vector: bool) -> M3Embeddings:
-    """Return the embeddings of a stored point, a batch of one."""
-    sparse = vectors.get("sparse")
-    indices = np.array(sparse.indices if sparse is not None else [], np.int64)
-    values = np.array(sparse.values if sparse is not None else [], np.float32)
-    order = np.argsort(indices)
+def from_vectors(vectors: Sequence[Mapping[str, Any]], *, dim: int, multi_vector: bool) -> M3Embeddings:
+    """Return the embeddings of stored points, row i being point i."""
+    sparse = [vector.get("sparse") for vector in vectors]
     return M3Embeddings(
-        dense=np.array(vectors["dense"], np.float32).reshape(1, dim),
-        sparse=SparseRows(np.array([0, len(indices)]), indices[order], values[order]),
-        multi_vector=(token_matrix(vectors, dim),) if multi_vector else None,
+        dense=np.array([vector["dense"] for vector in vectors], np.float32).reshape(-1, dim),
+        sparse=SparseRows.from_pairs((row.indices, row.values) if row is not None else ([], []) for row in sparse),
+        multi_vector=tuple(token_matrix(vector, dim) for vector in vectors) if multi_vector else None,
     )
 
 

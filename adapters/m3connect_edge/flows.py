@@ -117,14 +117,13 @@ class EdgeFlows(StoreFlows):
         found = yield from self._retrieve(ids, payload=["id", "fingerprint"])
         return {name: payload["fingerprint"] for name, payload, _ in found if payload.get("fingerprint")}
 
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         """Read all vectors."""
         legs = ["dense", "sparse", "multi_vector"] if self.multi_vector else ["dense", "sparse"]
         found = yield from self._retrieve(ids, payload=["id"], vectors=legs)
-        return {
-            name: convert.from_vectors(vectors, dim=self.dim, multi_vector=self.multi_vector)
-            for name, _, vectors in found
-        }
+        vectors = [vectors for _, _, vectors in found]
+        rows = convert.from_vectors(vectors, dim=self.dim, multi_vector=self.multi_vector)
+        return [name for name, _, _ in found], rows
 
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
         """Read token vectors."""

@@ -140,11 +140,10 @@ class MilvusFlows(StoreFlows):
         rows = yield from requests.fetch(self.name, ids, ["id", "fingerprint"])
         return {name: row["fingerprint"] for name, row in rows.items()}
 
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         """Query by ids."""
         rows = yield from requests.fetch(self.name, ids, ["id", "dense", "sparse"])
-        embeddings = convert.to_embeddings(list(rows.values()), dim=self.dim, fingerprint=None)
-        return {name: embeddings[i] for i, name in enumerate(rows)}
+        return list(rows), convert.to_embeddings(list(rows.values()), dim=self.dim, fingerprint=None)
 
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
         """Refuse; nothing asks for them, as `multi_vector` is False."""

@@ -126,7 +126,7 @@ class ForeignFlows(ReadOnlyFlows):
         rows = yield from self._rows(ids, self._schema.output_fields)
         return {name: self._document(row) for name, row in rows.items()}
 
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         """Query by ids; a store without sparse weights has empty rows of them."""
         rows = yield from self._rows(ids, [self._schema.key, *self.layout.vectors.values()])
         for name, row in rows.items():
@@ -135,8 +135,7 @@ class ForeignFlows(ReadOnlyFlows):
                     f"document {name!r} of collection {self.name!r} has no vector {self.layout.dense!r}: leave it out"
                 )
         renamed = [self._renamed(row) for row in rows.values()]
-        embeddings = convert.to_embeddings(renamed, dim=self.dim, fingerprint=None)
-        return {name: embeddings[i] for i, name in enumerate(rows)}
+        return list(rows), convert.to_embeddings(renamed, dim=self.dim, fingerprint=None)
 
     def number_of(self, selection: Selection) -> Flow[int]:
         """Count by expression."""

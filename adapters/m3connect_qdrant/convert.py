@@ -80,18 +80,9 @@ def to_vector(embeddings: M3Embeddings, i: int, leg: Leg) -> Any:  # noqa: ANN40
 def from_vectors(vectors: Sequence[Mapping[str, Any]], *, dim: int, multi_vector: bool) -> M3Embeddings:
     """Return the embeddings of stored points, row i being point i."""
     sparse = [vector.get("sparse") for vector in vectors]
-    pairs = [(row.indices, row.values) if row is not None else ([], []) for row in sparse]
-    orders = [np.argsort(np.asarray(indices, np.int64)) for indices, _ in pairs]
-    lengths = [len(indices) for indices, _ in pairs]
-    columns = [np.asarray(indices, np.int64)[order] for (indices, _), order in zip(pairs, orders, strict=True)]
-    weights = [np.asarray(values, np.float32)[order] for (_, values), order in zip(pairs, orders, strict=True)]
     return M3Embeddings(
         dense=np.array([vector["dense"] for vector in vectors], np.float32).reshape(-1, dim),
-        sparse=SparseRows(
-            indptr=np.cumsum([0, *lengths]),
-            indices=np.concatenate([np.zeros(0, np.int64), *columns]),
-            values=np.concatenate([np.zeros(0, np.float32), *weights]),
-        ),
+        sparse=SparseRows.from_pairs((row.indices, row.values) if row is not None else ([], []) for row in sparse),
         multi_vector=tuple(token_matrix(vector, dim) for vector in vectors) if multi_vector else None,
     )
 

@@ -124,16 +124,13 @@ class QdrantFlows(SearchingFlows):
         payloads = [record.payload or {} for record in (yield from self._retrieve(ids, ["id", "fingerprint"]))]
         return {convert.payload_id(one): one["fingerprint"] for one in payloads if one.get("fingerprint")}
 
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         """Read all vectors of points."""
         legs: list[Leg] = ["dense", "sparse", "multi_vector"] if self.multi_vector else ["dense", "sparse"]
         records = yield from self._retrieve(ids, ["id"], legs)
-        return {
-            convert.payload_id(record.payload): convert.from_vectors(
-                [convert.vectors_of(record)], dim=self.dim, multi_vector=self.multi_vector
-            )
-            for record in records
-        }
+        vectors = [convert.vectors_of(record) for record in records]
+        rows = convert.from_vectors(vectors, dim=self.dim, multi_vector=self.multi_vector)
+        return [convert.payload_id(record.payload) for record in records], rows
 
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
         """Read token vectors alone; a document without any has an empty matrix."""

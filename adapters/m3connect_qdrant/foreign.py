@@ -144,11 +144,12 @@ class ForeignFlows(ReadOnlyFlows):
         points = yield from self._points(ids, self._fields())
         return {name: self._document(point) for name, point in points.items()}
 
-    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[dict[str, M3Embeddings]]:
+    def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         """Read all vectors that the layout names; a store without sparse weights has empty rows of them."""
         fields = [self.layout.id] if self.layout.id is not None else False
         points = yield from self._points(ids, fields, list(self.layout.vectors))
-        return {name: self._embeddings(name, point) for name, point in points.items()}
+        vectors = [self._all_vectors(name, point) for name, point in points.items()]
+        return list(points), convert.from_vectors(vectors, dim=self.dim, multi_vector=self.multi_vector)
 
     def number_of(self, selection: Selection) -> Flow[int]:
         """Count points, exactly."""
@@ -311,14 +312,13 @@ class ForeignFlows(ReadOnlyFlows):
         named = {leg: stored.get(name) for leg, name in self.layout.vectors.items()}
         return {leg: vector for leg, vector in named.items() if vector is not None}
 
-    def _embeddings(self, name: str, point: models.Record) -> M3Embeddings:
+    def _all_vectors(self, name: str, point: models.Record) -> Mapping[str, Any]:
         vectors = self._vectors(point)
         if "dense" not in vectors:
             raise CollectionMismatchError(
                 f"document {name!r} of collection {self.name!r} has no vector {self.layout.dense!r}: leave it out"
             )
-        named: Mapping[str, Any] = {str(leg): vector for leg, vector in vectors.items()}
-        return convert.from_vectors([named], dim=self.dim, multi_vector=self.multi_vector)
+        return {str(leg): vector for leg, vector in vectors.items()}
 
 
 def _groups(ids: Sequence[str], size: int) -> Iterator[list[str]]:
