@@ -91,16 +91,22 @@ class SparseRows:
     def from_pairs(cls, rows: Iterable[tuple[Sequence[int], Sequence[float]]]) -> SparseRows:
         """Build rows from token ids, in any order, and their weights, as databases keep them.
 
+        Raises:
+            ValueError: a row has not as many weights as token ids, a token id twice, or a weight that is not above 0.
+
         Example:
             >>> SparseRows.from_pairs([([7, 2], [0.5, 0.25]), ([], [])]).to_dicts()
             [{2: 0.25, 7: 0.5}, {}]
         """
         pairs = list(rows)
         lengths = [len(indices) for indices, _ in pairs]
+        for i, (_, values) in enumerate(pairs):
+            if len(values) != lengths[i]:
+                raise ValueError(f"sparse row {i} has {lengths[i]} token ids, but {len(values)} weights")
         indices = np.fromiter(chain.from_iterable(indices for indices, _ in pairs), np.int64)
-        values = np.fromiter(chain.from_iterable(values for _, values in pairs), np.float32)
+        weights = np.fromiter(chain.from_iterable(values for _, values in pairs), np.float32)
         order = np.lexsort((indices, np.repeat(np.arange(len(pairs)), lengths)))
-        return cls(np.cumsum([0, *lengths]), indices[order], values[order])
+        return cls(np.cumsum([0, *lengths]), indices[order], weights[order])
 
     @classmethod
     def empty(cls, n: int) -> SparseRows:

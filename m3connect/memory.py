@@ -155,8 +155,7 @@ class _MemoryFlows(StoreFlows):
 
     def fetch_embeddings(self, ids: Sequence[str]) -> Flow[tuple[list[str], M3Embeddings]]:
         rows = yield from self._rows(ids)
-        parts = [replace(row, fingerprint=None) for _, row in rows.values()]
-        return list(rows), M3Embeddings.concatenate(parts, dim=self.dim)
+        return list(rows), M3Embeddings.concatenate([row for _, row in rows.values()], dim=self.dim)
 
     def fetch_token_vectors(self, ids: Sequence[str]) -> Flow[dict[str, FloatArray]]:
         rows = yield from self._rows(ids)

@@ -191,7 +191,7 @@ class Candidates:
     """What `rerank_hits` needs of documents."""
 
     places: Mapping[str, int]
-    """Which of `rows` has which id."""
+    """The row of each id."""
 
     rows: M3Embeddings
     """[n] embeddings, with token vectors unless `tokens` has them."""
@@ -230,6 +230,9 @@ def candidates_flow(
         found: one list of hits a question.
         stored: whether the document store has token vectors.
         token_store: where they are instead.
+
+    Returns:
+        All that are still there: a document that was deleted since it was found is left out.
     """
     documents = {hit.document.id: hit.document for hits in found for hit in hits}
     if not documents:

@@ -52,8 +52,24 @@ def test_one_text_is_too_few(tmp_path: Path) -> None:
     assert "at least 2 texts" in result.stderr
 
 
-def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:
-    result = CliRunner().invoke(app, ["encode", "--device", "cuda:99"], input="Bees make honey.\n")
+@pytest.mark.parametrize("command", ["encode", "index", "search", "evaluate"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n", encoding="utf-8")
+    for name in ("corpus", "queries"):
+        line = json.dumps({"_id": name[0].replace("c", "d"), "text": "Bees make honey."})
+        (tmp_path / f"{name}.jsonl").write_text(line, encoding="utf-8")
+    store = ["--store", f"qdrant:{tmp_path / 'store'}"]
+    given: dict[str, list[object]] = {
+        "encode": [],
+        "index": [tmp_path / "corpus.jsonl", *store],
+        "search": ["bees", *store],
+        "evaluate": [tmp_path],
+    }
+    if command == "search":
+        assert CliRunner().invoke(app, ["index", *map(str, given["index"])]).exit_code == 0
+    arguments = [command, *map(str, given[command]), "--device", "cuda:99"]
+    result = CliRunner().invoke(app, arguments, input="Bees make honey.\n")
     assert result.exit_code == 1
     assert "error: device 'cuda:99' was asked for" in result.stderr
     assert "take device='cpu'" in result.stderr

@@ -23,6 +23,18 @@ def sparse(*rows: dict[int, float]) -> SparseRows:
     return SparseRows.from_dicts(rows)
 
 
+def test_pairs_of_any_order_become_sorted_rows() -> None:
+    rows = SparseRows.from_pairs([([7, 9, 2], [0.5, 1.0, 0.25]), ([], []), ([8, 1], [2.0, 3.0])])
+    assert rows.to_dicts() == [{2: 0.25, 7: 0.5, 9: 1.0}, {}, {1: 3.0, 8: 2.0}]
+    assert len(SparseRows.from_pairs([])) == 0
+
+
+@pytest.mark.parametrize("second", [([3], [2.0, 3.0]), ([3], [2.0])])
+def test_weights_do_not_wander_into_another_row(second: tuple[list[int], list[float]]) -> None:
+    with pytest.raises(ValueError, match="sparse row 0 has 2 token ids, but 1 weights"):
+        SparseRows.from_pairs([([1, 2], [1.0]), second])
+
+
 def test_rows_are_sorted_and_become_the_same_dicts_again() -> None:
     rows = sparse({9: 0.5, 3: 0.25}, {}, {7: 1.0})
     assert rows.indptr.tolist() == [0, 2, 2, 3]

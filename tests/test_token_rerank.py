@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,17 @@ def test_candidates_without_token_vectors_are_encoded_once_and_kept(
     assert scores(again) == pytest.approx(scores(first), abs=1e-6)
     exact = HybridRetriever(encoder, store, rerank=True).search(QUESTIONS[0], top_k=6)
     assert scores(first) == pytest.approx(scores(exact), abs=bound(tokens))
+
+
+def test_a_store_without_a_fingerprint_and_a_half_filled_token_store_rerank_together(
+    encoder: FakeEncoder, tokens: TokenStoreBase
+) -> None:
+    store = MemoryStore(dim=16)
+    by_hand = replace(encoder.encode([document.text for document in DOCUMENTS]), fingerprint=None)
+    store.upsert(DOCUMENTS, by_hand)
+    tokens.put(DOCUMENTS[:2], encoder.encode([document.text for document in DOCUMENTS[:2]], multi_vector=True))
+    hits = HybridRetriever(encoder, store, rerank=True, token_store=tokens).search("blue sea", top_k=9)
+    assert len(hits) == len(DOCUMENTS)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -37,7 +37,8 @@ _LEAST_COSINE = 0.999
 """Between a graph's hidden states and those computed without it."""
 
 _OLDEST_TORCH = "2.13"
-"""Before it, a recording that failed spoilt PyTorch's allocator and its random numbers for the whole process."""
+"""Before it, a recording that failed left PyTorch's allocator and its random numbers in the state of recording, for the
+whole process (pytorch/pytorch#180395 and #176752)."""
 
 Compute: TypeAlias = Callable[[], Tensor]
 
@@ -98,7 +99,7 @@ class GraphedModel:
         graph = _Graph(inputs, self._recorder.record(lambda: self._model.forward(inputs.pack)))
         likeness = F.cosine_similarity(self._run(graph, pack), self._model.forward(pack), dim=-1).min().item()
         if not likeness >= _LEAST_COSINE:
-            raise RuntimeError(f"the states of one have a cosine of {likeness:.4f} to those computed without it")
+            raise RuntimeError(f"a graph's hidden states have a cosine of {likeness:.4f} to those computed without it")
         return graph
 
     def _run(self, graph: _Graph, pack: Pack) -> Tensor:
@@ -118,7 +119,7 @@ class _Inputs:
 
     @classmethod
     def make(cls, model: M3Model, size: int) -> _Inputs:
-        """Return a pack of two texts with something between them: all of it `<pad>`."""
+        """Return a pack of two texts of `<pad>`, with empty ones between them."""
         device = model.word_embeddings.weight.device
         token_ids = torch.full((size,), model.pad_token_id, dtype=torch.int64, device=device)
         bounds = torch.full((_MOST_TEXTS + 2,), size - 1, dtype=torch.int32, device=device)
@@ -161,8 +162,8 @@ class GpuRecorder:
     def record(self, compute: Compute) -> Compute:
         """Capture a computation after it ran twice, when libraries have set up what they need.
 
-        It runs on the caller's stream before: what cuBLAS keeps for the graphs' stream shall come from their memory,
-        and stay as long as they do.
+        It runs on the caller's stream before. So cuBLAS takes its workspace for the graphs' stream during the capture,
+        from the graphs' memory, and it lives as long as they do.
         """
         caller = torch.cuda.current_stream(self._stream.device)
         graph = torch.cuda.CUDAGraph()
@@ -211,8 +212,10 @@ def with_graphs(model: M3Model) -> Callable[[Pack], Tensor]:
     at_once = all(isinstance(layer, Layer) and layer.packed_attention is not None for layer in model.layers)
     if not at_once or torch.__version__ < _OLDEST_TORCH:
         logger.warning(
-            "there are no CUDA graphs here: they need PyTorch 2.13 or newer, and bfloat16 on a GPU with its attention "
-            "over packed tokens"
+            "there are no CUDA graphs here: they need PyTorch 2.13 or newer (here is %s), and bfloat16 on a GPU with "
+            "attention over packed tokens (here is %s)",
+            torch.__version__,
+            "one" if at_once else "none",
         )
         return model
     return GraphedModel(model, GpuRecorder(model.word_embeddings.weight.device))

@@ -28,7 +28,12 @@ from store_checks import assert_same_search, ids
 
 from m3connect import RRF, Dense, Document, HybridRetriever, MemoryStore, Sparse, Weighted, ingest
 from m3connect.awaiting import ThreadedStore
-from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
+from m3connect.errors import (
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    DocumentNotFoundError,
+    FilterTooBroadError,
+)
 from m3connect.filters import Native, field
 
 pymilvus = pytest.importorskip("pymilvus", reason="pip install 'm3connect[milvus]'")
@@ -270,6 +275,8 @@ def test_ids_that_no_key_can_be_are_absent(client: Any, name: str) -> None:
     fill_by_hand(client, name, key=DataType.INT64)
     store = open_hand_made(client, name)
     assert store.get(["00", "x", "", str(2**63), "1" * 40, "7", "0"]) == [Document("0", TEXTS[0], METADATA[0])]
+    with pytest.raises(DocumentNotFoundError, match="'7'"):
+        store.get_embeddings(["7", "0"])
     assert (to_key("-5", whole_numbers=True), to_key("-0", whole_numbers=True)) == (-5, None)
 
 

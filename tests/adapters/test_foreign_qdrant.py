@@ -30,7 +30,12 @@ from store_checks import assert_same_search, ids
 
 from m3connect import RRF, Dense, Document, HybridRetriever, MemoryStore, Sparse, Weighted, ingest
 from m3connect.awaiting import ThreadedStore
-from m3connect.errors import CollectionMismatchError, CollectionNotFoundError, FilterTooBroadError
+from m3connect.errors import (
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    DocumentNotFoundError,
+    FilterTooBroadError,
+)
 from m3connect.filters import Native, field
 
 pytest.importorskip("qdrant_client", reason="pip install 'm3connect[qdrant]'")
@@ -136,6 +141,8 @@ def test_ids_as_langchain_spells_them_find_their_documents(client: QdrantClient)
     (document,) = store.get([name])
     assert document == Document(str(uuid.UUID(name)), "one more text", {"lang": "de"})
     assert store.get_embeddings([name, document.id]).dense.shape == (2, DIM)
+    with pytest.raises(DocumentNotFoundError, match=str(uuid.UUID(int=7))):
+        store.get_embeddings([str(uuid.UUID(int=7)), name])
 
 
 def test_what_langchain_made_with_its_defaults_is_read(client: QdrantClient) -> None:

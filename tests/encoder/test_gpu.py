@@ -168,10 +168,10 @@ def test_a_graph_is_not_waited_for(deep: Path) -> None:
 
 def test_after_a_recording_that_failed_all_goes_on(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, graphed = load_with_graphs(deep)
-    expected = encoder._model.forward
+    forward = encoder._model.forward
 
     def waits(pack: Pack) -> torch.Tensor:
-        hidden: torch.Tensor = expected(pack)
+        hidden: torch.Tensor = forward(pack)
         hidden[0, 0].item()  # no recording can wait
         return hidden
 

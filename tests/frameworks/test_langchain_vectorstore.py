@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_helpers import METADATA, TEXTS, filled, ids_of
 from langchain_m3connect import M3ConnectEmbeddings, M3ConnectVectorStore
 
-from m3connect import RRF, Dense, MemoryStore, Sparse, Weighted
+from m3connect import RRF, Dense, Hit, MemoryStore, Sparse, Weighted
 from m3connect.awaiting import ThreadedStore
 from m3connect.errors import CollectionMismatchError
 from m3connect.testing import FakeEncoder
@@ -400,3 +401,22 @@ def test_every_method_of_langchain_s_vector_store_is_our_own():
 
 def test_metadata_are_those_given(store):
     assert {document.id: document.metadata for document in filled(store).get_by_ids(list(TEXTS))} == METADATA
+
+
+def test_diversity_leaves_out_what_was_deleted_meanwhile() -> None:
+    class Forgetful(MemoryStore):
+        def search(self, *args: Any, **options: Any) -> list[list[Hit]]:
+            found = super().search(*args, **options)
+            assert found[0][0].document.id == "sea"
+            self.delete(["sea"])
+            return found
+
+    embedding = M3ConnectEmbeddings(encoder=FakeEncoder())
+    texts = {"sea": "deep blue sea", "sky": "blue sky over land", "apple": "red apple", "sun": "yellow sun"}
+    found = []
+    for kind, names in ((Forgetful, list(texts)), (MemoryStore, [name for name in texts if name != "sea"])):
+        vectorstore = M3ConnectVectorStore(store=kind(dim=embedding.encoder.dim), embedding=embedding)
+        vectorstore.add_texts([texts[name] for name in names], ids=names)
+        chosen = vectorstore.max_marginal_relevance_search("deep blue sea", k=2, lambda_mult=0.2)
+        found.append([document.id for document in chosen])
+    assert found[0] == found[1]

@@ -31,7 +31,7 @@ from llama_index_m3connect import (
 )
 from llama_index_m3connect.nodes import to_document, to_node
 
-from m3connect import Dense, MemoryStore, Sparse, ThreadedStore, Weighted, ingest
+from m3connect import Dense, Hit, MemoryStore, Sparse, ThreadedStore, Weighted, ingest
 from m3connect import Document as StoredDocument
 from m3connect.errors import CollectionMismatchError, FilterTooBroadError
 from m3connect.testing import FakeEncoder
@@ -363,6 +363,22 @@ def test_mmr_chooses_as_llamaindex_does(vectors, encoder, threshold) -> None:
     assert shown(vectors.query(asked(mode="mmr", similarity_top_k=3), mmr_threshold=threshold)) == shown(found)
     if threshold == 1:
         assert found.ids == near[:3]
+
+
+def test_mmr_leaves_out_what_was_deleted_meanwhile(encoder) -> None:
+    class Forgetful(MemoryStore):
+        def search(self, *args, **options) -> list[list[Hit]]:
+            found = super().search(*args, **options)
+            assert found[0][0].document.id == "sea"
+            self.delete(["sea"])
+            return found
+
+    vectors = M3ConnectVectorStore(store=Forgetful(dim=encoder.dim), encoder=encoder)
+    vectors.add(nodes_of())
+    left = M3ConnectVectorStore(store=MemoryStore(dim=encoder.dim), encoder=encoder)
+    left.add([node for node in nodes_of() if node.node_id != "sea"])
+    wanted = asked(mode="mmr", similarity_top_k=3)
+    assert vectors.query(wanted).ids == left.query(wanted).ids
 
 
 @pytest.mark.parametrize("prefetch", [2, 3, 4])
