@@ -235,7 +235,9 @@ class _Pipeline:
             self._upload(None, None, pool)
             self._settle(0)
         except BaseException as error:
-            pool.shutdown(cancel_futures=True)
+            store_fails = any(one.future.done() and one.future.exception() is not None for one in self._under_way)
+            # what is encoded is written all the same, unless that is what fails, or nobody wants to wait
+            pool.shutdown(cancel_futures=store_fails or not isinstance(error, Exception))
             for written in self._under_way:
                 failure = None if written.future.cancelled() else written.future.exception()
                 if failure not in (None, error):
